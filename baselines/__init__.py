@@ -1,0 +1,1 @@
+"""Baselines, one file each, on the same public interface that a third party's plug-in would use."""

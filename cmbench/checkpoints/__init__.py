@@ -1,0 +1,1 @@
+"""Checkpoints: safetensors with a JSON header."""

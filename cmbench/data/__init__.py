@@ -1,0 +1,1 @@
+"""Data sets: named sources of uint8 images and labels."""

@@ -1,0 +1,1 @@
+"""Sigma grids, preconditioning and the ODE solvers of diffusion models."""

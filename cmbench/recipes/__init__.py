@@ -1,0 +1,1 @@
+"""Recipes: TOML, one per data set and method."""

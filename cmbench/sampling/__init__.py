@@ -1,0 +1,1 @@
+"""Per-sample seeds and shards of sample indices."""
