@@ -1,1 +1,117 @@
-"""Checkpoints: safetensors with a JSON header."""
+"""Checkpoints: weights as safetensors with a JSON header that says what they are. Loading executes nothing."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmbench.diffusion.noise import NoiseRange
+from cmbench.errors import UsageError, WorkError
+from cmbench.paths import atomic
+
+if TYPE_CHECKING:
+    from torch import device as Device  # noqa: N812 (a class)
+    from torch import nn
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint is.
+
+    Attributes:
+        method, variant: which method's network this is; a variant is, for example, a stage of progressive distillation.
+        dataset: name of the data set it was trained on.
+        shape: C, H, W of its images.
+        classes: number of classes the network is conditioned on; 0 where it is unconditional.
+        network: configuration from which :func:`cmbench.networks.build` makes the network.
+        noise: the noise range it was trained on.
+        recipe: the method's recipe, as plain values.
+        key: hash of all that determined the training.
+        seed: training seed.
+        seconds: training time, parents not included.
+        notes: remarks that every record made with it carries.
+    """
+
+    method: str
+    variant: str
+    dataset: str
+    shape: tuple[int, int, int]
+    classes: int
+    network: Mapping[str, Any]
+    noise: NoiseRange
+    recipe: Mapping[str, Any]
+    key: str
+    seed: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file and its header."""
+
+    path: Path
+    header: Header
+    sha256: str = field(repr=False)
+
+    def network(self, device: "Device | str" = "cpu") -> "nn.Module":
+        """Build the network and load its weights, in evaluation mode, on ``device``."""
+        from safetensors.torch import load_file
+
+        from cmbench.networks import build
+
+        head = self.header
+        network = build(head.network, head.shape, head.classes)
+        try:
+            network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
+        except RuntimeError as error:
+            raise WorkError(f"{self.path}: weights do not fit the network of its header: {error}") from error
+        return network.to(device).eval().requires_grad_(False)
+
+
+def save(path: Path, network: "nn.Module", header: Header) -> Checkpoint:
+    """Write a checkpoint atomically."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"cmbench": json.dumps(asdict(header))})
+    return load(path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint's header and hash.
+
+    Raises:
+        UsageError: there is no such file, or it is not a checkpoint of cmbench.
+        WorkError: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UsageError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        raw = json.loads(metadata["cmbench"])
+        if raw["format"] != FORMAT:
+            raise UsageError(f"{path} has checkpoint format {raw['format']}; this version reads {FORMAT}")
+        values = {
+            **raw,
+            "shape": tuple(raw["shape"]),
+            "noise": NoiseRange(**raw["noise"]),
+            "notes": tuple(raw["notes"]),
+        }
+        header = Header(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is not a cmbench checkpoint: {error}") from error
+    except (SafetensorError, OSError) as error:
+        raise WorkError(f"{path} is damaged: {error}") from error
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Checkpoint(path, header, digest)

@@ -1,1 +1,159 @@
-"""Recipes: TOML, one per data set and method."""
+"""Recipes: settings as TOML, one file per data set and method, presets inside.
+
+``<package of the method>/recipes/<data set>/<method>.toml`` holds a table per preset whose keys are the fields of
+the method's recipe class; ``cmbench/recipes/<data set>/common.toml`` holds what all methods share. A data set
+without files of its own uses those under ``generic/``.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from cmbench.diffusion.noise import NoiseRange
+from cmbench.errors import UsageError, unknown
+
+T = TypeVar("T")
+GENERIC = "generic"
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all methods on a data set share.
+
+    Attributes:
+        samples: samples that each record is measured on.
+        protocol: evaluation protocol.
+        shard: samples a shard holds; the unit of resumption.
+        batch_size: samples generated and measured at a time.
+        conditional: whether networks are conditioned on the class.
+        network: configuration of the network (see cmbench.networks).
+        noise: range of noise levels.
+    """
+
+    samples: int = 50_000
+    protocol: str = "torch-fidelity"
+    shard: int = 1000
+    batch_size: int = 250
+    conditional: bool = False
+    network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet"})
+    noise: NoiseRange = field(default_factory=NoiseRange)
+
+    def __post_init__(self) -> None:
+        if min(self.samples, self.shard, self.batch_size) < 1:
+            raise UsageError("samples, shard and batch_size must be at least 1")
+
+
+def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Make the dataclass ``cls`` from TOML values; a wrong name or type is a UsageError that says where."""
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise unknown(f"setting of {where}", key, hints)
+    return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, Mapping):
+            return parse(hint, value, where)
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        raise unknown(f"value of {where}", str(value), map(str, arguments))
+    elif origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            if option is type(None) or isinstance(value, option) or (option is float and isinstance(value, int)):
+                return None if value == "none" else value
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    elif hint is Any:
+        return value
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    raise UsageError(f"{where}: {value!r} is not {getattr(hint, '__name__', hint)}")
+
+
+def overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` settings into a nested dictionary; values are TOML, bare words are strings."""
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set takes key=value, not '{setting}'")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, leaf = name.strip().split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UsageError(f"--set {setting}: '{parent}' already has a value")
+        node[leaf] = value
+    return tree
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``, table by table."""
+    out = dict(base)
+    for key, value in over.items():
+        inner = out.get(key)
+        out[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def _presets(package: str, dataset: str, name: str) -> dict[str, dict[str, Any]] | None:
+    for folder in (dataset, GENERIC):
+        path = files(package) / "recipes" / folder / f"{name}.toml"
+        if path.is_file():
+            return tomllib.loads(path.read_text())
+    return None
+
+
+def preset_names(package: str, dataset: str, name: str) -> list[str]:
+    """The presets that a package's recipe for this data set offers; empty where it has no recipe."""
+    return list(_presets(package, dataset, name) or {})
+
+
+def load(cls: type[T], package: str, dataset: str, name: str, preset: str, over: Mapping[str, Any]) -> T:
+    """The recipe ``name`` of ``package`` for a data set: class defaults, then the preset, then ``over``.
+
+    Without a recipe file the class defaults serve as the preset ``quick``.
+    Raises UsageError for an unknown preset, setting or a value of the wrong type.
+    """
+    presets = _presets(package, dataset, name) or {"quick": {}}
+    if preset not in presets:
+        raise unknown(f"preset of {name} on {dataset}", preset, presets)
+    return parse(cls, merge(presets[preset], over), name)
+
+
+def differences(recipe: Any) -> dict[str, Any]:
+    """The values of a recipe that differ from the defaults of its class, as plain data.
+
+    Identities are made from these, so that a new setting whose default keeps the old behaviour changes no identity.
+    """
+    out = {}
+    for item in dataclasses.fields(recipe):
+        value = getattr(recipe, item.name)
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if value == default:
+            continue
+        out[item.name] = differences(value) if dataclasses.is_dataclass(value) else _plain(value)
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

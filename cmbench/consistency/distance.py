@@ -1,0 +1,74 @@
+"""Distances d(x, y) between images, [B, C, H, W] twice -> [B], for consistency losses."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cmbench.errors import WorkError, unknown
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared_l2(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared difference over the values of an image."""
+    return (x - y).square().flatten(1).mean(1)
+
+
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute difference over the values of an image."""
+    return (x - y).abs().flatten(1).mean(1)
+
+
+def pseudo_huber(x: Tensor, y: Tensor) -> Tensor:
+    """``sqrt(|x - y|^2 + c^2) - c`` with c = 0.00054 sqrt(d) (Song & Dhariwal, 2023, section 3.3)."""
+    difference = (x - y).flatten(1)
+    c = 0.00054 * math.sqrt(difference.shape[1])
+    # Expanded so that small differences do not cancel: s / (sqrt(s + c^2) + c).
+    square = difference.square().sum(1)
+    return square / (torch.sqrt(square + c * c) + c)
+
+
+def lpips_distance(device: torch.device) -> Distance:
+    """LPIPS with the VGG backbone (Zhang et al., 2018); images below 256 pixels are upsampled to 224.
+
+    Raises WorkError where the backbone is neither in torch's cache nor can be downloaded.
+    """
+    import warnings
+
+    import lpips
+
+    try:
+        with warnings.catch_warnings():  # lpips asks torchvision for weights in a deprecated way
+            warnings.simplefilter("ignore")
+            model = lpips.LPIPS(net="vgg", verbose=False)
+    except OSError as error:
+        raise WorkError(
+            f"LPIPS needs the VGG16 weights of torchvision, which are not in torch's cache and could not be "
+            f"downloaded ({error}); put vgg16-397923af.pth into {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    model = model.to(device).eval().requires_grad_(False)
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        if x.shape[1] == 1:
+            x, y = x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
+        if x.shape[-1] < 256:
+            x, y = (functional.interpolate(z, size=224, mode="bilinear") for z in (x, y))
+        return model(x, y).flatten()  # type: ignore[no-any-return]
+
+    return distance
+
+
+PLAIN: dict[str, Distance] = {"l1": l1, "l2": squared_l2, "pseudo-huber": pseudo_huber}
+NAMES = (*PLAIN, "lpips")
+
+
+def distance(name: str, device: torch.device) -> Distance:
+    """The distance of this name: l1, l2 (squared), pseudo-huber or lpips. Raises UsageError for another."""
+    if name == "lpips":
+        return lpips_distance(device)
+    if name not in PLAIN:
+        raise unknown("metric", name, NAMES)
+    return PLAIN[name]

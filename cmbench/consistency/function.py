@@ -1,0 +1,90 @@
+"""The consistency function and its multistep sampling (Song et al., 2023)."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cmbench.diffusion.grid import karras_sigmas
+from cmbench.diffusion.noise import NoiseRange
+from cmbench.diffusion.preconditioning import expand, run_network, scaled_input
+from cmbench.errors import UsageError
+
+
+class ConsistencyFunction(nn.Module):
+    """``f(x, sigma) = c_skip x + c_out F(c_in x, c_noise)`` with ``f(x, sigma_min) = x`` exactly (equation 5).
+
+    c_skip and c_out are EDM's with sigma replaced by sigma - sigma_min where the boundary needs it (appendix C).
+    """
+
+    def __init__(self, network: nn.Module, noise: NoiseRange) -> None:
+        super().__init__()
+        self.network = network
+        self.noise = noise
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map ``x`` [B, C, H, W] at noise levels ``sigma`` [B] to the start of its trajectory [B, C, H, W]."""
+        sd = self.noise.sigma_data
+        sigma = sigma.to(x.dtype)
+        above = sigma - self.noise.sigma_min
+        c_skip = sd**2 / (above**2 + sd**2)
+        c_out = sd * above / torch.sqrt(sigma**2 + sd**2)
+        raw = run_network(self.network, x, sigma, labels, scaled_input(sigma, sd))
+        return expand(c_skip, x) * x + expand(c_out, x) * raw
+
+
+Consistency = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``(x [B, C, H, W], sigma [B], labels [B] or None) -> clean image [B, C, H, W]``, as ConsistencyFunction."""
+
+
+class NoiseSource(Protocol):
+    """Anything that gives each sample its own fresh unit-normal noise."""
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """The next draw, float32 [B, *shape]."""
+        ...
+
+
+def multistep(
+    f: Consistency,
+    noise: Tensor,
+    labels: Tensor | None,
+    rng: NoiseSource,
+    taus: Sequence[float],
+    levels: NoiseRange,
+) -> Tensor:
+    """Multistep consistency sampling (Algorithm 1): one evaluation, then one more per element of ``taus``.
+
+    Args:
+        f: the consistency function.
+        noise: unit normal, [B, C, H, W].
+        labels: [B] or None.
+        rng: noise for the re-noising, one stream per sample.
+        taus: noise levels, strictly falling, within (sigma_min, sigma_max).
+        levels: the noise range that ``f`` was trained on.
+
+    Returns:
+        float32 [B, C, H, W], clipped to [-1, 1] (as the released code clips before each re-noising).
+    """
+    ones = torch.ones(len(noise), device=noise.device)
+    x = f(noise * levels.sigma_max, levels.sigma_max * ones, labels).clamp(-1, 1)
+    for tau in taus:
+        spread = (tau**2 - levels.sigma_min**2) ** 0.5
+        x = x + spread * rng.normal(tuple(noise.shape[1:])).to(x.device)
+        x = f(x, tau * ones, labels).clamp(-1, 1)
+    return x
+
+
+def check_taus(taus: Sequence[float], levels: NoiseRange) -> None:
+    """Raise UsageError unless the re-noising levels fall strictly and lie inside the noise range."""
+    inside = all(levels.sigma_min < tau < levels.sigma_max for tau in taus)
+    if not inside or any(a <= b for a, b in zip(taus, taus[1:], strict=False)):
+        raise UsageError(
+            f"taus {list(taus)} must fall strictly within ({levels.sigma_min}, {levels.sigma_max})"
+        )
+
+
+def default_taus(nfe: int, levels: NoiseRange) -> tuple[float, ...]:
+    """Re-noising levels where a recipe names none: the inner points of the Karras grid of ``nfe + 1`` points."""
+    return tuple(karras_sigmas(levels, nfe + 1)[1:-1].tolist())

@@ -1,0 +1,161 @@
+"""CD and CT: consistency models as methods (Song et al., 2023, arXiv 2303.01469)."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from cmbench.diffusion.noise import NoiseRange
+from cmbench.methods import DIRECT, DISTILLATION, Method, Model, Parent, TrainJob
+from cmbench.training.fit import Fit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cmbench.sampling.generate import Sampler
+
+DistanceName = Literal["l1", "l2", "lpips", "pseudo-huber"]
+
+
+@dataclass(frozen=True)
+class CDRecipe:
+    """Consistency distillation.
+
+    Attributes:
+        fit: optimisation.
+        points: N, the grid points of the Karras grid.
+        solver: the teacher's ODE step.
+        metric: distance d of the loss (l2 is squared).
+        target_ema: mu of the target network; 0 is the stop-gradient of the current parameters.
+        taus: re-noising levels by NFE ("2" -> one level); another NFE takes the inner points of the Karras grid.
+        seed: training seed; None takes the run's.
+    """
+
+    fit: Fit = field(default_factory=Fit)
+    points: int = 18
+    solver: Literal["euler", "heun"] = "heun"
+    metric: DistanceName = "l2"
+    target_ema: float = 0.0
+    taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class CTRecipe:
+    """Consistency training.
+
+    Attributes:
+        fit: optimisation.
+        schedule: ``adaptive``: N(k) from s0 and s1, mu(k) from mu0 (appendix C); ``fixed``: N = s1 + 1, mu = mu0.
+        s0, s1: ends of the discretisation schedule.
+        mu0: target decay at the start.
+        metric, taus, seed: as in CDRecipe.
+    """
+
+    fit: Fit = field(default_factory=Fit)
+    schedule: Literal["adaptive", "fixed"] = "adaptive"
+    s0: int = 2
+    s1: int = 150
+    mu0: float = 0.9
+    metric: DistanceName = "l2"
+    taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seed: int | None = None
+
+
+def _taus(recipe: CDRecipe | CTRecipe, nfe: int, noise: NoiseRange) -> tuple[float, ...]:
+    from cmbench.consistency.function import default_taus
+
+    return recipe.taus.get(str(nfe), default_taus(nfe, noise))
+
+
+def _refuses(nfe: int, recipe: CDRecipe | CTRecipe) -> str | None:
+    taus = recipe.taus.get(str(nfe))
+    if taus is not None and len(taus) != nfe - 1:
+        return f"{nfe} evaluations take {nfe - 1} taus, the recipe has {len(taus)}"
+    return None
+
+
+def sampler(model: Model, recipe: CDRecipe | CTRecipe, nfe: int) -> "Sampler":
+    """Multistep consistency sampling (Algorithm 1) with ``nfe`` evaluations."""
+    from cmbench.consistency.function import ConsistencyFunction, check_taus, multistep
+
+    taus = _taus(recipe, nfe, model.noise)
+    check_taus(taus, model.noise)
+    f = ConsistencyFunction(model.network, model.noise)
+    return lambda noise, labels, rng: multistep(f, noise, labels, rng, taus, model.noise)
+
+
+def train_cd(job: TrainJob) -> "nn.Module":
+    """Distil the teacher (Algorithm 2); the student starts from the teacher's weights."""
+    from cmbench.consistency.distance import distance
+    from cmbench.consistency.training import ConsistencyObjective
+    from cmbench.diffusion.preconditioning import Denoiser
+    from cmbench.diffusion.solvers import STEPS
+
+    recipe: CDRecipe = job.recipe
+    student = job.student()
+    assert job.teacher is not None  # student() has checked it
+    target = copy.deepcopy(student).requires_grad_(False).to(job.device) if recipe.target_ema else None
+    objective = ConsistencyObjective(
+        job.noise,
+        distance(recipe.metric, job.device),
+        points=lambda _: recipe.points,
+        target_ema=lambda _: recipe.target_ema,
+        target=target,
+        teacher=Denoiser(job.teacher, job.noise.sigma_data),
+        step=STEPS[recipe.solver],
+    )
+    return job.fit(student, objective, recipe.fit)
+
+
+def train_ct(job: TrainJob) -> "nn.Module":
+    """Train in isolation from random weights (Algorithm 3)."""
+    from cmbench.consistency.distance import distance
+    from cmbench.consistency.training import ConsistencyObjective, adaptive_decay, adaptive_points
+
+    recipe: CTRecipe = job.recipe
+    network = job.new_network()
+    target = copy.deepcopy(network).requires_grad_(False).to(job.device) if recipe.mu0 else None
+    points: Callable[[int], int] = lambda _: recipe.s1 + 1  # noqa: E731
+    decay: Callable[[int], float] = lambda _: recipe.mu0  # noqa: E731
+    if recipe.schedule == "adaptive":
+        points = adaptive_points(recipe.s0, recipe.s1, recipe.fit.steps)
+        decay = adaptive_decay(recipe.mu0, recipe.s0, points) if recipe.mu0 else decay
+    objective = ConsistencyObjective(job.noise, distance(recipe.metric, job.device), points, decay, target)
+    return job.fit(network, objective, recipe.fit)
+
+
+def _notes(recipe: CDRecipe | CTRecipe) -> tuple[str, ...]:
+    if recipe.metric == "lpips":
+        return ("trained with LPIPS, whose ImageNet features favour it in Inception FID",)
+    return ()
+
+
+CD = Method(
+    name="cd",
+    label="CD",
+    group=DISTILLATION,
+    reference="Song et al., 2023",
+    summary="consistency distillation: a student that maps any point of the teacher's ODE trajectory to its start",
+    recipe=CDRecipe,
+    sampler=sampler,
+    train=train_cd,
+    parent=lambda _variant, _recipe: Parent("edm"),
+    refuses=_refuses,
+    notes=_notes,
+    deterministic=False,
+)
+
+CT = Method(
+    name="ct",
+    label="CT",
+    group=DIRECT,
+    reference="Song et al., 2023",
+    summary="consistency training: a consistency model learnt from data alone",
+    recipe=CTRecipe,
+    sampler=sampler,
+    train=train_ct,
+    refuses=_refuses,
+    notes=_notes,
+    deterministic=False,
+)

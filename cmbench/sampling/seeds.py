@@ -1,0 +1,40 @@
+"""Randomness by sample: everything drawn for sample i is a function of (seed, i) alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NOISE, LABEL, SAMPLER = 0, 1, 2  # independent streams of one sample
+
+
+def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
+    """The counter-based generator (Philox) of one sample for one purpose; made on the CPU, the same on any device."""
+    counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
+    key = np.array([seed, index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+def initial_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Unit-normal noise of the samples ``indices``: float32 [B, *shape], on the CPU."""
+    draws = [stream(seed, i, NOISE).standard_normal(shape, dtype=np.float32) for i in indices]
+    return torch.from_numpy(np.stack(draws))
+
+
+def class_labels(seed: int, indices: Sequence[int], classes: int) -> Tensor:
+    """Uniform class labels of the samples ``indices``: int64 [B], on the CPU."""
+    return torch.tensor([int(stream(seed, i, LABEL).integers(classes)) for i in indices])
+
+
+class SampleRng:
+    """Fresh noise inside a stochastic sampler: one stream a sample, so that no draw depends on the batch."""
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device) -> None:
+        self._streams = [stream(seed, i, SAMPLER) for i in indices]
+        self._device = device
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """The next unit-normal draw of every sample: float32 [B, *shape]."""
+        draws = [generator.standard_normal(shape, dtype=np.float32) for generator in self._streams]
+        return torch.from_numpy(np.stack(draws)).to(self._device)

@@ -1,0 +1,178 @@
+"""The training loop: any objective, any network; exact resume, EMA, autocast, divergence."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmbench.errors import WorkError
+from cmbench.training import state as states
+from cmbench.training.batches import Batches, TrainingImages
+from cmbench.training.fit import Fit, ema_decay, learning_rate
+
+EXPLOSION = 1e4  # a mean loss this many times its best value counts as diverged
+
+
+class Objective(Protocol):
+    """What is minimised. Anything it keeps between steps (a target network) is in ``modules``."""
+
+    modules: Mapping[str, nn.Module]
+
+    def loss(
+        self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator
+    ) -> Tensor:
+        """Per-sample losses [B] for images ``x`` [B, C, H, W] in [-1, 1]."""
+        ...
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        """Called after each optimiser step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop tells its caller now and then."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+Report = Callable[[Progress], None]
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of all random draws of a step: a resumed run draws what an uninterrupted one would have."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@torch.no_grad()
+def move_towards(average: nn.Module, current: nn.Module, decay: float) -> None:
+    """``average <- decay * average + (1 - decay) * current``, in place; buffers are copied."""
+    parameters = [p.data for p in average.parameters()]
+    torch._foreach_lerp_(parameters, [p.data for p in current.parameters()], 1 - decay)
+    for kept, buffer in zip(average.buffers(), current.buffers(), strict=True):
+        kept.copy_(buffer)
+
+
+def make_optimizer(network: nn.Module, fit: Fit) -> torch.optim.Optimizer:
+    """Adam or RAdam over the network's parameters, fused or multi-tensor where the device has it."""
+    betas = (0.9, fit.beta2)
+    if fit.optimizer == "radam":
+        return torch.optim.RAdam(network.parameters(), lr=fit.learning_rate, betas=betas, foreach=True)
+    return torch.optim.Adam(network.parameters(), lr=fit.learning_rate, betas=betas, fused=True)
+
+
+def train(
+    network: nn.Module,
+    objective: Objective,
+    images: TrainingImages,
+    fit: Fit,
+    *,
+    seed: int,
+    device: torch.device,
+    state_path: Path,
+    report: Report = lambda _: None,
+) -> nn.Module:
+    """Minimise ``objective`` and return the evaluated (EMA) network.
+
+    All randomness of step k is a function of (seed, k), so a run that was killed goes on from ``state_path`` exactly
+    as if it had not been. The state is written every ``fit.checkpoint_every`` steps, after the losses since the
+    last one were found finite and sane; the file is left to the caller to delete.
+
+    Raises:
+        WorkError: the loss became NaN, infinite, or exploded; names the step and the last good state.
+    """
+    network.to(device).train()
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimizer = make_optimizer(network, fit)
+    batches = Batches(images, device, fit.batch_size, seed, fit.flip)
+    autocast = torch.autocast(device.type, {"bf16": torch.bfloat16}.get(fit.autocast, torch.float16), fit.autocast != "off")
+    scaler = torch.amp.GradScaler(device.type, enabled=fit.autocast == "fp16")
+    forward: nn.Module = torch.compile(network) if fit.compile else network  # type: ignore[assignment]
+
+    start, best = 0, math.inf
+    if state_path.exists():
+        start, best = _restore(states.load(state_path, device), network, average, optimizer, scaler, objective)
+    losses: list[Tensor] = []
+    for step in range(start, fit.steps):
+        torch.manual_seed(step_seed(seed, step))  # dropout draws from the global generator
+        rng = torch.Generator(device).manual_seed(step_seed(seed, step))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(fit, step)
+        x, labels = batches.at(step, rng)
+        with autocast:
+            loss = objective.loss(forward, x, labels, step, rng).mean()
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        if fit.clip:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(network.parameters(), fit.clip)
+        scaler.step(optimizer)
+        scaler.update()
+        objective.after_step(network, step)
+        move_towards(average, network, ema_decay(fit, step))
+        losses.append(loss.detach())
+        done = step + 1
+        if done % 20 == 0 or done == fit.steps:
+            report(Progress(done, fit.steps, float(losses[-1])))
+        if done % fit.checkpoint_every == 0 or done == fit.steps:
+            mean = float(torch.stack(losses).double().mean())
+            _check(mean, best, step, state_path)
+            best, losses = min(best, mean), []
+            states.save(state_path, _snapshot(done, best, network, average, optimizer, scaler, objective))
+    return average.eval()
+
+
+def _check(mean: float, best: float, step: int, state_path: Path) -> None:
+    if math.isfinite(mean) and mean <= EXPLOSION * best:
+        return
+    kept = f"the last good state is {state_path}" if state_path.exists() else "no state had been saved yet"
+    raise WorkError(
+        f"training diverged before step {step + 1}: mean loss {mean:.4g} (best {best:.4g}); {kept}; "
+        "try a lower learning_rate or clip=1"
+    )
+
+
+def _snapshot(
+    step: int,
+    best: float,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    objective: Objective,
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "best": best,
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict()["state"],
+        "scaler": scaler.state_dict(),
+        "objective": {name: module.state_dict() for name, module in objective.modules.items()},
+    }
+
+
+def _restore(
+    saved: Mapping[str, Any],
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    objective: Objective,
+) -> tuple[int, float]:
+    network.load_state_dict(saved["network"])
+    average.load_state_dict(saved["average"])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["optimizer"]})
+    if saved.get("scaler"):
+        scaler.load_state_dict(saved["scaler"])
+    for name, module in objective.modules.items():
+        module.load_state_dict(saved["objective"][name])
+    return saved["step"], saved["best"]
