@@ -96,15 +96,20 @@ def _measured(records: Sequence[Record]) -> Measured:
     )
 
 
-def differences(rows: Sequence[Measured]) -> list[str]:
-    """For rows that a table would print alike, what tells each from the others.
+def telling(rows: Sequence[Measured]) -> list[str]:
+    """For rows that would print alike, the entries of the identity that differ between them, at most three.
 
-    One text a row, such as ``checkpoint 3f02, recipe.steps 800``; at most three differing entries of the identity are named.
+    Entries of entries are named with dots: ``recipe.steps``.
     """
     flat = [_flatten(row.first.identity) for row in rows]
     names = sorted({name for entries in flat for name in entries} - {"seed"})
-    telling = [name for name in names if len({entries.get(name, "none") for entries in flat}) > 1][:3]
-    return [", ".join(f"{name} {entries.get(name, 'none')[:24]}" for name in telling) for entries in flat]
+    return [name for name in names if len({entries.get(name) for entries in flat}) > 1][:3]
+
+
+def described(row: Measured, names: Sequence[str]) -> str:
+    """These entries of a row's identity in words: ``checkpoint 3f02, recipe.steps 800``."""
+    entries = _flatten(row.first.identity)
+    return ", ".join(f"{name} {entries.get(name, 'none')[:24]}" for name in names)
 
 
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -75,11 +75,11 @@ def latex(tables: Sequence[Table], *, standalone: bool = False) -> str:
 
     ``standalone`` wraps them in a document that compiles as it stands.
     """
-    body = "\n".join(_tabular(table) for table in tables)
+    tabulars = [_tabular(table) for table in tables]
     if not standalone:
-        return body
-    head = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", "\\small"]
-    return "\n".join([*head, body.replace("\n\n", "\n\n\\bigskip\n\n") + "\\end{document}", ""])
+        return "\n".join(tabulars)
+    head = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", "\\small\\noindent"]
+    return "\n".join([*head, "\n\\bigskip\\noindent\n".join(tabulars) + "\\end{document}", ""])
 
 
 def _tabular(table: Table) -> str:

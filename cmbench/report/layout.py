@@ -79,7 +79,8 @@ class Cell:
 class Row:
     """A method at one NFE. ``mark`` is the paper's mark on it, a key of :data:`MARKS` or empty.
 
-    ``cells`` follow the table's columns; ``method`` carries the row's footnotes. The fields after ``cells`` are empty for published rows.
+    ``cells`` follow the table's columns; ``method`` carries the row's footnotes. The fields after ``cells``
+    are empty for published rows.
     """
 
     dataset: str

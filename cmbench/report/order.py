@@ -5,7 +5,7 @@ from math import inf
 
 from cmbench.report.published import PublishedRow
 
-Key = tuple[float, str, float, float]
+Key = tuple[float, str, float, str, float, float]
 
 
 def ranking(paper: Sequence[PublishedRow]) -> Callable[[str, str, float], Key]:
@@ -13,19 +13,20 @@ def ranking(paper: Sequence[PublishedRow]) -> Callable[[str, str, float], Key]:
 
     Methods keep the paper's order, each sorted by NFE in the direction in which the paper lists it (DDIM 50,
     20, 10; CT 1, 2). Methods that the paper interleaves (PD 1, CD 1, PD 2, CD 2) are sorted together, by NFE
-    first. Methods that the paper lacks follow, by name and NFE.
+    first. Methods that the paper lacks follow, by name and NFE; so do groups that it lacks, by name.
     """
     groups: dict[str, list[PublishedRow]] = {}
     for row in paper:
         groups.setdefault(row.group, []).append(row)
-    keys = {group: _placing(rows) for group, rows in groups.items()}
+    order = {group: float(place) for place, group in enumerate(groups)}
+    methods = {group: _placing(rows) for group, rows in groups.items()}
 
     def key(group: str, method: str, nfe: float) -> Key:
-        place = keys.get(group, {}).get(method)
+        place = methods.get(group, {}).get(method)
         if place is None:
-            return inf, method, nfe, 0.0
+            return order.get(group, inf), group, inf, method, nfe, 0.0
         start, direction, first = place
-        return start, "", direction * nfe, first
+        return order[group], group, start, "", direction * nfe, first
 
     return key
 

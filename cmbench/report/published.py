@@ -47,6 +47,11 @@ class PublishedRow:
         return float(text) if text else None
 
 
+def title(dataset: str) -> str:
+    """A data set's name as people write it; a name that is not known here, as it is."""
+    return {"cifar10": "CIFAR-10", **BLOCKS, "digits": "Digits 8 × 8", "mnist": "MNIST"}.get(dataset, dataset)
+
+
 @cache
 def _read(name: str) -> tuple[dict[str, str], ...]:
     try:

@@ -128,7 +128,7 @@ def _markdown_table(table: Table) -> str:
     head = table.headers
     lines = [f"### {_escape_markdown(table.title)}", ""]
     lines.append(_markdown_line([_escape_markdown(text) for text in head]))
-    lines.append(_markdown_line([":--"] + ["--:"] * (len(head) - 1)))
+    lines.append(_markdown_line([":--"] + ["--:"] * (1 + len(table.columns)) + [":--"] * table.measured))
     for group in table.groups:
         lines.append(_markdown_line([f"**{_escape_markdown(group.title)}**"] + [""] * (len(head) - 1)))
         for row in group.rows:

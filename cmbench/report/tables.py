@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from cmbench.errors import unknown
 from cmbench.records import Record, select
 from cmbench.report import published as paper_rows
-from cmbench.report.aggregate import Measured, differences, over_seeds
+from cmbench.report.aggregate import Measured, described, over_seeds, telling
 from cmbench.report.layout import METRICS, MISSING, Cell, Column, Group, Row, Table, number
 from cmbench.report.order import ranking
 from cmbench.report.published import BLOCKS, LATER, PublishedRow
@@ -15,7 +16,6 @@ from cmbench.report.published import BLOCKS, LATER, PublishedRow
 HINT = "nothing measured yet: `cmbench run --dataset digits --method ddim --nfe 1 2` makes a first record"
 """What to print, with exit code 0, where there is no table to show."""
 
-_TITLES = {"cifar10": "CIFAR-10", **BLOCKS, "digits": "Digits 8 × 8", "mnist": "MNIST"}
 _MAIN = ("fid", "is", "precision", "recall")
 _DISTILLATION = "Diffusion + Distillation"
 
@@ -49,7 +49,7 @@ def build(
         UsageError: a column is not the name of a metric.
     """
     shown = paper_rows.for_dataset(dataset) if published is None else list(published)
-    return _assemble(_TITLES.get(dataset, dataset), over_seeds(select(records, dataset)), shown, columns)
+    return _assemble(paper_rows.title(dataset), over_seeds(select(records, dataset)), shown, columns)
 
 
 def build_all(records: Sequence[Record], *, columns: Sequence[str] | None = None) -> list[Table]:
@@ -88,13 +88,12 @@ def _assemble(
         rows.append((block or item.first.group, item.first.label, item.nfe_counted, row))
 
     key = ranking(order)
-    titles = list(dict.fromkeys([row.group for row in order] + sorted({group for group, *_ in rows})))
-    groups = []
-    for name in titles:
-        own = sorted((row for row in rows if row[0] == name), key=lambda row: key(*row[:3]))
-        if own:
-            groups.append(Group(name, _bold([row for *_, row in own], columns)))
-    return Table(title, columns, tuple(groups), _remarks(measured, published))
+    rows.sort(key=lambda row: key(*row[:3]))
+    groups = tuple(
+        Group(name, _bold([row for *_, row in own], columns))
+        for name, own in groupby(rows, lambda row: row[0])
+    )
+    return Table(title, columns, groups, _remarks(measured, published))
 
 
 def _columns(
@@ -185,8 +184,9 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
         twins.setdefault(alike, []).append(place)
     for places in twins.values():
         if len(places) > 1:
-            for place, text in zip(places, differences([measured[place] for place in places]), strict=True):
-                notes[place].append(text or f"method {measured[place].first.method}")
+            names = telling([measured[place] for place in places])
+            for place in places:
+                notes[place].append(described(measured[place], names))
     return notes
 
 
