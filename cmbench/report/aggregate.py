@@ -1,0 +1,122 @@
+"""Records of several seeds -> one row each, with mean and standard deviation."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from cmbench.records import Metric, Record, fingerprint
+from cmbench.report.layout import METRICS
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over seeds.
+
+    ``values`` holds the figures of the seeds that have one; ``reasons`` why the others have none.
+    """
+
+    values: tuple[float, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds that have a figure."""
+        return fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over seeds, ddof 1; None with fewer than two figures."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Records that differ in their seed alone."""
+
+    records: tuple[Record, ...]
+    metrics: Mapping[str, Summary]
+
+    @property
+    def first(self) -> Record:
+        """The record of the lowest seed, for everything that the records share."""
+        return self.records[0]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, ascending."""
+        return tuple(record.seed for record in self.records)
+
+    @property
+    def nfe_counted(self) -> float:
+        """Network forwards a sample, mean over seeds."""
+        return fmean(record.nfe_counted for record in self.records)
+
+    @property
+    def conditions(self) -> tuple[str, str, int]:
+        """Protocol, its fingerprint, and the number of samples: rows compare where all three agree."""
+        return self.first.protocol, self.first.protocol_fingerprint, self.first.samples
+
+    def title(self, metric: str) -> str:
+        """The metric's column title: the protocol's ``metric_titles``, else the default, else its name."""
+        protocol = self.first.identity.get("protocol")
+        titles = protocol.get("metric_titles") if isinstance(protocol, Mapping) else None
+        default = METRICS[metric].title if metric in METRICS else metric
+        return str(titles.get(metric, default)) if isinstance(titles, Mapping) else default
+
+
+def over_seeds(records: Iterable[Record]) -> list[Measured]:
+    """Gather the records whose identity differs in nothing but its top-level ``seed``.
+
+    Anything else that differs (checkpoint, recipe, protocol, samples) makes another row, so that a mean is
+    never taken over unlike runs.
+    """
+    found: dict[Any, list[Record]] = {}
+    for record in records:
+        shared = fingerprint({key: value for key, value in record.identity.items() if key != "seed"})
+        key = (record.dataset, record.method, record.label, record.group, record.nfe, record.samples)
+        found.setdefault((*key, record.protocol_fingerprint, shared), []).append(record)
+    return [_measured(sorted(group, key=lambda record: record.seed)) for group in found.values()]
+
+
+def _measured(records: Sequence[Record]) -> Measured:
+    figures: dict[str, list[Metric]] = {}
+    for record in records:
+        for name, metric in record.metrics.items():
+            figures.setdefault(name, []).append(metric)
+    return Measured(
+        tuple(records),
+        {
+            name: Summary(
+                tuple(metric.value for metric in metrics if metric.value is not None),
+                tuple(metric.reason for metric in metrics if metric.reason is not None),
+            )
+            for name, metrics in figures.items()
+        },
+    )
+
+
+def telling(rows: Sequence[Measured]) -> list[str]:
+    """For rows that would print alike, the entries of the identity that differ between them, at most three.
+
+    Entries of entries are named with dots: ``recipe.steps``.
+    """
+    flat = [_flatten(row.first.identity) for row in rows]
+    names = sorted({name for entries in flat for name in entries} - {"seed"})
+    return [name for name in names if len({entries.get(name) for entries in flat}) > 1][:3]
+
+
+def described(row: Measured, names: Sequence[str]) -> str:
+    """These entries of a row's identity in words: ``checkpoint 3f02, recipe.steps 800``."""
+    entries = _flatten(row.first.identity)
+    return ", ".join(f"{name} {entries.get(name, 'none')[:24]}" for name in names)
+
+
+def _flatten(entries: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in entries.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = str(value)
+    return flat

@@ -1,0 +1,201 @@
+"""Tables in the formats people read, paste and parse: rich, md, csv, latex, html, json."""
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cmbench.errors import unknown
+from cmbench.report.latex import latex
+from cmbench.report.layout import MARKS, Cell, Row, Table
+
+if TYPE_CHECKING:
+    from cmbench.report.terminal import Terminal
+
+
+def render(tables: Table | Sequence[Table], format: str, *, standalone: bool = False) -> "str | Terminal":
+    """The tables in one format: a text that ends in a newline, or for ``rich`` a renderable.
+
+    ``csv`` and ``json`` are one document for all tables; the others follow each other. A table without
+    measured rows has in ``csv`` the columns ``group, method, reference, nfe`` and its metrics, as printed;
+    one with measured rows also ``dataset, source, nfe_asked, n, samples, protocol, fingerprint`` and, behind
+    each metric (the mean over ``n`` seeds, all digits), its standard deviation ``<metric>_std``.
+
+    Args:
+        tables: one table or several.
+        format: one of :data:`FORMATS`.
+        standalone: for ``latex``, a whole document instead of the tabulars alone.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    several = [tables] if isinstance(tables, Table) else list(tables)
+    if format == "rich":
+        from cmbench.report.terminal import Terminal
+
+        return Terminal(several)
+    if format == "latex":
+        return latex(several, standalone=standalone)
+    if format not in _TEXT:
+        raise unknown("format", format, FORMATS)
+    return _TEXT[format](several)
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    measured = any(table.measured for table in tables)
+    keys = list(dict.fromkeys(column.key for table in tables for column in table.columns))
+    names = ["group", "method", "reference", "nfe"]
+    if measured:
+        names = ["dataset", "group", "method", "reference", "source", "nfe"]
+        names += ["nfe_asked", "n", "samples", "protocol", "fingerprint"]
+    metrics = [name for key in keys for name in ([key, f"{key}_std"] if measured else [key])]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names + metrics, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        for group, row in table.rows():
+            writer.writerow(_facts(group, row) | _figures(table, row))
+    return out.getvalue()
+
+
+def _facts(group: str, row: Row) -> dict[str, Any]:
+    """What identifies a row, under the names that CSV and JSON use."""
+    return {
+        "dataset": row.dataset,
+        "group": group,
+        "method": row.method.text,
+        "reference": row.reference,
+        "source": row.source,
+        "nfe": float(row.nfe.text) if "." in row.nfe.text else int(row.nfe.text),
+        "nfe_asked": row.nfe_asked,
+        "n": len(row.seeds) or None,
+        "samples": row.samples,
+        "protocol": row.protocol or None,
+        "fingerprint": row.fingerprint or None,
+    }
+
+
+def _figures(table: Table, row: Row) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for column, cell in zip(table.columns, row.cells, strict=True):
+        figures[column.key] = cell.text if row.source == "published" else cell.value
+        figures[f"{column.key}_std"] = cell.std
+    return figures
+
+
+def _json(tables: Sequence[Table]) -> str:
+    rows = []
+    for table in tables:
+        for group, row in table.rows():
+            metrics = {
+                column.key: _filled(
+                    title=column.title,
+                    better=column.better,
+                    value=cell.value,
+                    std=cell.std,
+                    n=cell.n or None,
+                    text=cell.text,
+                    best=cell.bold,
+                    reason=cell.reason,
+                )
+                for column, cell in zip(table.columns, row.cells, strict=True)
+                if cell.text
+            }
+            notes = [note for cell in (row.method, row.nfe) for note in cell.notes]
+            facts = _filled(**_facts(group, row), mark=row.mark or None, notes=notes or None)
+            rows.append({"table": table.title, **facts, "metrics": metrics})
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _filled(**entries: Any) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if value is not None}
+
+
+def _markdown(tables: Sequence[Table]) -> str:
+    return "\n".join(_markdown_table(table) for table in tables)
+
+
+def _markdown_table(table: Table) -> str:
+    letters = table.letters
+
+    def shown(cell: Cell, mark: str = "", tail: str = "") -> str:
+        text = _escape_markdown(cell.text) + _escape_markdown(mark)
+        text = f"**{text}**" if cell.bold else text
+        return text + "".join(f"<sup>{letters[note]}</sup>" for note in cell.notes) + _escape_markdown(tail)
+
+    head = table.headers
+    lines = [f"### {_escape_markdown(table.title)}", ""]
+    lines.append(_markdown_line([_escape_markdown(text) for text in head]))
+    lines.append(_markdown_line([":--"] + ["--:"] * (1 + len(table.columns)) + [":--"] * table.measured))
+    for group in table.groups:
+        lines.append(_markdown_line([f"**{_escape_markdown(group.title)}**"] + [""] * (len(head) - 1)))
+        for row in group.rows:
+            reference = f" ({row.reference})" if row.reference else ""
+            cells = [shown(row.method, MARKS[row.mark][0] if row.mark else "", reference), shown(row.nfe)]
+            cells += [shown(cell) for cell in row.cells]
+            cells += [row.origin] if table.measured else []
+            lines.append(_markdown_line(cells))
+    for note in table.footnotes:
+        sign = f"<sup>{_escape_markdown(note.mark)}</sup> " if note.mark else ""
+        lines += ["", sign + _escape_markdown(note.text)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape_markdown(text: str) -> str:
+    return "".join("\\" + sign if sign in "\\`*_[]<>|" else sign for sign in text)
+
+
+def _html(tables: Sequence[Table]) -> str:
+    return "".join(_html_table(table) for table in tables)
+
+
+def _html_table(table: Table) -> str:
+    letters = table.letters
+
+    def shown(cell: Cell) -> str:
+        text = f"<strong>{html.escape(cell.text)}</strong>" if cell.bold else html.escape(cell.text)
+        return text + "".join(f"<sup>{letters[note]}</sup>" for note in cell.notes)
+
+    def figure(cell: Cell) -> str:
+        return f'<td class="{"figure best" if cell.bold else "figure"}">{shown(cell)}</td>'
+
+    head = table.headers
+    lines = ['<figure class="cmbench-table">', "<table>", f"<caption>{html.escape(table.title)}</caption>"]
+    lines += ["<thead><tr>" + "".join(f'<th scope="col">{html.escape(text)}</th>' for text in head)]
+    lines[-1] += "</tr></thead>"
+    for group in table.groups:
+        lines += ["<tbody>", f'<tr class="group"><th scope="rowgroup" colspan="{len(head)}">']
+        lines[-1] += f"{html.escape(group.title)}</th></tr>"
+        for row in group.rows:
+            mark = f"<sup>{MARKS[row.mark][0]}</sup>" if row.mark else ""
+            cite = f' <cite class="reference">({html.escape(row.reference)})</cite>' if row.reference else ""
+            line = f'<tr class="{row.source}"><th scope="row">{shown(row.method)}{mark}{cite}</th>'
+            line += "".join(figure(cell) for cell in (row.nfe, *row.cells))
+            if table.measured:
+                line += f'<td class="source">{row.origin}</td>'
+            lines.append(line + "</tr>")
+        lines.append("</tbody>")
+    lines.append("</table>")
+    if table.footnotes:
+        lines.append('<figcaption class="notes">')
+        for note in table.footnotes:
+            sign = f"<sup>{note.mark}</sup> " if note.mark else ""
+            lines.append(f"<p>{sign}{html.escape(note.text)}</p>")
+        lines.append("</figcaption>")
+    return "\n".join([*lines, "</figure>", ""])
+
+
+_TEXT: dict[str, Callable[[Sequence[Table]], str]] = {
+    "md": _markdown,
+    "csv": _csv,
+    "html": _html,
+    "json": _json,
+}
+FORMATS = ("rich", "md", "csv", "latex", "html", "json")
+"""The formats that :func:`render` knows."""

@@ -1,0 +1,122 @@
+"""One look for all figures: colours that colour-blind readers tell apart, markers that survive grey print."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import log
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmbench.paths import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette without its yellow, which white paper swallows."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1.2), (5, 1.5, 1, 1.5), (7, 2), (3, 1, 1, 1, 1, 1))
+INK = "#333333"
+HOLLOW: dict[str, Any] = {
+    "markerfacecolor": "white",
+    "linestyle": "none",
+    "markersize": 6.0,
+    "markeredgewidth": 1.0,
+}
+
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
+    "font.size": 8.0,
+    "axes.labelsize": 8.0,
+    "axes.titlesize": 8.0,
+    "legend.fontsize": 7.0,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "pdf.fonttype": 42,  # editable text
+    "savefig.dpi": 300,
+    "svg.hashsalt": "cmbench",
+    "path.simplify": False,
+}
+
+
+def kind(place: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the ``place``-th line, for ``Axes.plot``.
+
+    Dashes repeat after another number of lines than the rest: no two of the first 42 lines look alike.
+    """
+    dashes = DASHES[place % len(DASHES)]
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": (0, dashes) if dashes else "solid",
+        "markeredgecolor": COLOURS[place % len(COLOURS)],
+    }
+
+
+def log_axis(ax: "Axes", name: str, values: Sequence[float], *, every: bool = False) -> None:
+    """A logarithmic axis with plain numbers, linear where a value is not positive.
+
+    Args:
+        ax: where it is.
+        name: ``x`` or ``y``.
+        values: what is drawn along it.
+        every: put ticks at the values themselves, as far as there is room, rather than at round numbers.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = min(values), max(values)
+    if low <= 0:
+        return
+    ax.set(**{f"{name}scale": "log"})
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    room = log(high / low) * 0.05
+    ticks: list[float] = []
+    for value in sorted(set(values)):
+        if not ticks or log(value / ticks[-1]) > room:
+            ticks.append(value)
+    wide = LogLocator(subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5, steps=[1, 2, 5, 10])
+    axis.set_major_locator(FixedLocator(ticks) if every else wide)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw and save inside this block: the project's look over matplotlib's defaults, not the user's."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def save(figure: "Figure", stem: Path) -> list[Path]:
+    """Write ``stem.png`` and ``stem.pdf`` without times or versions: the same figure gives the same bytes."""
+    metadata = {
+        "png": {"Software": None},
+        "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    }
+    paths = []
+    for kind, entries in metadata.items():
+        path = stem.with_name(f"{stem.name}.{kind}")
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=entries)
+        paths.append(path)
+    return paths

@@ -1,0 +1,228 @@
+"""Records and published rows -> tables; pure functions. :mod:`cmbench.report.render` prints them."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from cmbench.errors import unknown
+from cmbench.records import Record, select
+from cmbench.report import published as paper_rows
+from cmbench.report.aggregate import Measured, described, over_seeds, telling
+from cmbench.report.layout import METRICS, MISSING, Cell, Column, Group, Row, Table, number
+from cmbench.report.order import ranking
+from cmbench.report.published import BLOCKS, LATER, PublishedRow
+
+HINT = "nothing measured yet: `cmbench run --dataset digits --method ddim --nfe 1 2` makes a first record"
+"""What to print, with exit code 0, where there is no table to show."""
+
+_MAIN = ("fid", "is", "precision", "recall")
+_DISTILLATION = "Diffusion + Distillation"
+
+
+def build(
+    records: Iterable[Record],
+    *,
+    dataset: str,
+    published: Sequence[PublishedRow] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Table:
+    """The table of one data set: measured rows beside published ones, in the paper's groups.
+
+    - Records that differ only in their seed are one row: mean, standard deviation (ddof 1), number of seeds.
+    - A column is a metric under one title (the protocol's ``metric_titles``): figures of other features than
+      Inception's never share a column with published ones.
+    - Where protocols or sample counts differ between rows, each row has a footnote that names its own.
+    - Bold is the best of a group among rows that compare: published ones, or ones measured under one protocol
+      with one number of samples; a figure that nothing compares with is not bold.
+    - NFE is the counted number; where it is not the one asked for, a footnote says so.
+    - Order: see :func:`cmbench.report.order.ranking`; published rows stand above measured ones of their kind.
+
+    Args:
+        records: of any data sets; those of ``dataset`` are used.
+        dataset: registered name, such as ``cifar10``.
+        published: rows to show beside; default the paper's of this data set, ``()`` for none. Append
+            :func:`cmbench.report.published.modern` to show later methods.
+        columns: metrics to show, in order; default FID, IS, precision and recall where there are any.
+
+    Raises:
+        UsageError: a column is not the name of a metric.
+    """
+    shown = paper_rows.for_dataset(dataset) if published is None else list(published)
+    return _assemble(paper_rows.title(dataset), over_seeds(select(records, dataset)), shown, columns)
+
+
+def build_all(records: Sequence[Record], *, columns: Sequence[str] | None = None) -> list[Table]:
+    """One table for every data set with records: the paper's data sets first, then by name."""
+    names = {record.dataset for record in records}
+    first = [name for name in ("cifar10", *BLOCKS) if name in names]
+    ordered = [*first, *sorted(names.difference(first))]
+    return [build(records, dataset=name, columns=columns) for name in ordered]
+
+
+def build_published(paper: int, *, columns: Sequence[str] | None = None) -> Table:
+    """Table 1 or Table 2 of Song et al. (2023), cell by cell.
+
+    Raises:
+        UsageError: there is no such table, or no such column.
+    """
+    title = {1: "CIFAR-10", 2: "ImageNet 64 × 64 and LSUN 256 × 256"}
+    rows = paper_rows.load(paper)
+    return _assemble(f"{title[paper]}: {rows[0].source}", [], rows, columns)
+
+
+def _assemble(
+    title: str, measured: list[Measured], published: list[PublishedRow], names: Sequence[str] | None
+) -> Table:
+    columns = _columns(measured, published, names)
+    known = any(row.group != LATER for row in published)
+    order = published if known else [*paper_rows.load(1), *published]
+    blocks = (row.group for row in published if row.group == BLOCKS.get(row.dataset))
+    block = next(blocks, None)
+    rows = [(row.group, row.method, float(row.nfe), _published_row(row, columns)) for row in published]
+    for item, extra in zip(measured, _row_notes(measured), strict=True):
+        mark = next((row.mark for row in order if row.method == item.first.label), "")
+        if block:
+            mark = "distillation" if item.first.group == _DISTILLATION else mark
+        row = _measured_row(item, columns, extra, mark)
+        rows.append((block or item.first.group, item.first.label, item.nfe_counted, row))
+
+    key = ranking(order)
+    rows.sort(key=lambda row: key(*row[:3]))
+    groups = tuple(
+        Group(name, _bold([row for *_, row in own], columns))
+        for name, own in groupby(rows, lambda row: row[0])
+    )
+    return Table(title, columns, groups, _remarks(measured, published))
+
+
+def _columns(
+    measured: Sequence[Measured], published: Sequence[PublishedRow], names: Sequence[str] | None
+) -> tuple[Column, ...]:
+    measured_names = list(dict.fromkeys(name for item in measured for name in item.metrics))
+    printed = {name for row in published for name in row.texts}
+    if names is None:
+        names = [name for name in _MAIN if name in printed or name in measured_names] or measured_names
+    for name in names:
+        if name not in {*METRICS, *measured_names}:
+            raise unknown("column", name, {*METRICS, *measured_names})
+    columns: list[Column] = []
+    apart: list[Column] = []  # published figures of a metric that was measured with other features
+    for name in names:
+        style = METRICS.get(name)
+        default = style.title if style else name
+        own = list(dict.fromkeys(item.title(name) for item in measured if name in item.metrics))
+        titles = own if own and (default in own or name not in printed) else [*own, default]
+        for title in titles:
+            key = name if title == default else re.sub(r"\W+", "_", title.lower()).strip("_")
+            place = apart if title not in own and own else columns
+            place.append(Column(name, title, key, style.better if style else None))
+    return (*columns, *apart)
+
+
+def _published_row(row: PublishedRow, columns: Sequence[Column]) -> Row:
+    def cell(column: Column) -> Cell:
+        if column.key != column.metric:
+            return Cell()
+        return Cell(row.texts.get(column.metric, ""), row.value(column.metric))
+
+    return Row(
+        dataset=row.dataset,
+        method=Cell(row.method, notes=(row.note,) if row.note else ()),
+        reference=row.reference,
+        mark=row.mark,
+        source="published",
+        nfe=Cell(str(row.nfe), row.nfe),
+        cells=tuple(cell(column) for column in columns),
+    )
+
+
+def _measured_row(item: Measured, columns: Sequence[Column], notes: Sequence[str], mark: str) -> Row:
+    record, counted = item.first, item.nfe_counted
+    asked = () if counted == record.nfe else (f"network evaluations counted; {record.nfe} asked for",)
+    return Row(
+        dataset=record.dataset,
+        method=Cell(record.label, notes=tuple(notes)),
+        reference=record.reference,
+        mark=mark,
+        source="measured",
+        nfe=Cell(f"{counted:g}", counted, notes=asked),
+        cells=tuple(_metric_cell(item, column) for column in columns),
+        nfe_asked=record.nfe,
+        seeds=item.seeds,
+        samples=record.samples,
+        protocol=record.protocol,
+        fingerprint=record.protocol_fingerprint,
+    )
+
+
+def _metric_cell(item: Measured, column: Column) -> Cell:
+    if column.metric not in item.metrics or item.title(column.metric) != column.title:
+        return Cell()
+    summary = item.metrics[column.metric]
+    reason = "; ".join(dict.fromkeys(summary.reasons)) or None
+    if summary.mean is None:
+        return Cell(MISSING, notes=(f"not computed: {reason}",), reason=reason)
+    count, seeds = len(summary.values), len(item.seeds)
+    partial: tuple[str, ...] = ()
+    if count < seeds:
+        why = f"; not computed for the others: {reason}" if reason else ""
+        partial = (f"over {count} of {seeds} seeds{why}",)
+    text = number(column.metric, summary.mean, summary.std)
+    return Cell(text, summary.mean, summary.std, count, notes=partial, reason=reason)
+
+
+def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
+    """For each row: its protocol and samples where rows differ in them, and what tells it from its twins."""
+    notes: list[list[str]] = [[] for _ in measured]
+    if len({item.conditions for item in measured}) > 1:
+        for own, item in zip(notes, measured, strict=True):
+            own.append(_conditions(item))
+    twins: dict[object, list[int]] = {}
+    for place, item in enumerate(measured):
+        alike = (item.first.group, item.first.label, item.nfe_counted, item.conditions)
+        twins.setdefault(alike, []).append(place)
+    for places in twins.values():
+        if len(places) > 1:
+            names = telling([measured[place] for place in places])
+            for place in places:
+                notes[place].append(described(measured[place], names))
+    return notes
+
+
+def _conditions(item: Measured) -> str:
+    protocol, fingerprint, samples = item.conditions
+    return f"protocol {protocol} ({fingerprint[:8]}), {samples:,} samples"
+
+
+def _remarks(measured: Sequence[Measured], published: Sequence[PublishedRow]) -> tuple[str, ...]:
+    """How all measured rows were measured where they agree, and where published ones come from."""
+    remarks = []
+    if len({item.conditions for item in measured}) == 1:
+        remarks.append(f"measured: {_conditions(measured[0])}")
+    if any(len(item.seeds) > 1 for item in measured):
+        remarks.append("±: standard deviation over seeds")
+    paper = dict.fromkeys(row.source for row in published if row.group != LATER)
+    if measured and paper:
+        remarks.append(f"published: {', '.join(paper)}; Inception features, 50,000 samples")
+    if any(row.group == LATER for row in published):
+        remarks.append("later methods: Inception features, as reported by their authors")
+    return tuple(remarks)
+
+
+def _bold(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
+    """The rows with the best figure of each column in bold, among rows that compare; ties all count."""
+    cells = [list(row.cells) for row in rows]
+    for place, column in enumerate(columns):
+        pick: Callable[[Iterable[float]], float] = min if column.better == "lower" else max
+        classes: dict[object, list[tuple[float, int]]] = {}
+        for index, row in enumerate(rows):
+            if column.better and row.cells[place].value is not None:
+                like = (row.source, row.fingerprint, row.samples)
+                classes.setdefault(like, []).append((float(row.cells[place].text.split()[0]), index))
+        for figures in classes.values():
+            best = pick(value for value, _ in figures)
+            for value, index in figures:
+                if value == best and len(figures) > 1:
+                    cells[index][place] = replace(cells[index][place], bold=True)
+    return tuple(replace(row, cells=tuple(own)) for row, own in zip(rows, cells, strict=True))
