@@ -66,11 +66,12 @@ class ResidualMLP(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        classes: int = 0,
-        width: int = 512,
+        classes: int,
+        *,
+        width: int = 256,
         blocks: int = 4,
         embedding: int = 128,
-        max_frequency: float = 2.0,
+        max_frequency: float = 1.0,
         class_conditional: bool = False,
     ) -> None:
         super().__init__()

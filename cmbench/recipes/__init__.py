@@ -30,7 +30,6 @@ class Common:
         protocol: evaluation protocol.
         shard: samples a shard holds; the unit of resumption.
         batch_size: samples generated and measured at a time.
-        conditional: whether networks are conditioned on the class.
         network: configuration of the network (see cmbench.networks).
         noise: range of noise levels.
     """
@@ -39,7 +38,6 @@ class Common:
     protocol: str = "torch-fidelity"
     shard: int = 1000
     batch_size: int = 250
-    conditional: bool = False
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet"})
     noise: NoiseRange = field(default_factory=NoiseRange)
 

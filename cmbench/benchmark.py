@@ -1,0 +1,229 @@
+"""The sweep: methods x NFE x seeds -> records. Where the parts meet."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cmbench import environment, records
+from cmbench.errors import UsageError
+from cmbench.methods import Method, Model
+from cmbench.metrics.engine import Engine
+from cmbench.records import Record
+from cmbench.sampling.generate import EvaluationCounter, Source, shard_ranges
+from cmbench.workshop import Need, Workshop
+
+if TYPE_CHECKING:
+    from cmbench.checkpoints import Checkpoint
+    from cmbench.metrics.reference import Reference
+
+PREVIEW = 64  # samples kept as a picture beside each record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One record that is wanted."""
+
+    method: Method
+    nfe: int
+    seed: int
+    need: Need
+    identity: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return records.fingerprint(self.identity)
+
+    @property
+    def title(self) -> str:
+        """For progress bars and messages."""
+        return f"{self.method.label}, NFE {self.nfe}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A record, and whether it was computed now or had been before."""
+
+    record: Record
+    computed: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A benchmark on one data set.
+
+    Attributes:
+        workshop: where checkpoints come from.
+        engine: the metrics of one protocol.
+        samples: samples a record is measured on.
+        batch_size: samples at a time; moves no result.
+        on_samples: called with (title, samples done, samples in all).
+    """
+
+    workshop: Workshop
+    engine: Engine
+    samples: int
+    batch_size: int
+    on_samples: Callable[[str, int, int], None] = field(default=lambda _title, _done, _total: None)
+    _renewed: set[str] = field(default_factory=set, repr=False)  # checkpoints that --force has trained anew
+
+    def plans(self, chosen: Sequence[Method], nfes: Sequence[int], seeds: Sequence[int]) -> Iterator[Plan | str]:
+        """Every combination, in order: a plan, or a line that says why a method cannot do an NFE."""
+        for method in chosen:
+            recipe = self.workshop.recipe(method)
+            for nfe in nfes:
+                if reason := method.refuses(nfe, recipe):
+                    yield f"{method.name} at NFE {nfe} is left out: {reason}"
+                    continue
+                for seed in seeds:
+                    yield self._plan(method, recipe, nfe, seed)
+
+    def _plan(self, method: Method, recipe: Any, nfe: int, seed: int) -> Plan:
+        from cmbench.recipes import differences
+
+        shop, protocol = self.workshop, self.engine.protocol
+        need = shop.need(method, nfe, seed)
+        identity = {
+            "kind": "record",
+            "method": method.name,
+            "revision": method.revision,
+            "recipe": differences(recipe),
+            "preset": shop.preset,
+            "nfe": nfe,
+            "seed": seed,
+            "samples": self.samples,
+            "shard": shop.common.shard,
+            "dataset": shop.images.fingerprint,
+            "checkpoint": shop.identity(need),
+            "protocol": {**protocol.to_json(), "metric_titles": protocol.metric_titles},
+        }
+        return Plan(method, nfe, seed, need, identity)
+
+    def run(self, plan: Plan, *, force: bool = False) -> Outcome:
+        """The record of a plan: the stored one, or computed now.
+
+        A stored record counts only where it has every metric that can be computed here; one whose weights were
+        missing when it was made is computed again. ``force`` computes it again, and trains the method's own
+        checkpoint again (once, however many records use it), though never a network it shares with other methods.
+        """
+        out = self.workshop.out
+        if not force and (stored := records.find(out, plan.key)) and self._complete(stored):
+            return Outcome(stored, computed=False)
+        renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
+        checkpoint = self.workshop.ensure(plan.need, force=renew)
+        self._renewed.add(plan.need.key)
+        shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.unavailable()))}"
+        if force:
+            shutil.rmtree(shards, ignore_errors=True)
+        record = self._measure(plan, checkpoint, shards)
+        records.write(out, record)
+        shutil.rmtree(shards, ignore_errors=True)
+        return Outcome(record, computed=True)
+
+    def _complete(self, stored: Record) -> bool:
+        missing = {name for name, metric in stored.metrics.items() if metric.value is None}
+        return not missing - set(self.engine.unavailable())
+
+    def _measure(self, plan: Plan, checkpoint: "Checkpoint", shards: Path) -> Record:
+        shop, engine, device = self.workshop, self.engine, self.workshop.device
+        head = checkpoint.header
+        network = checkpoint.network(device)
+        sampler = plan.method.sampler(Model(network, head.noise), shop.recipe(plan.method), plan.nfe)
+        source = Source(sampler, head.shape, head.classes, plan.seed, device)
+        reference = engine.reference(shop.images)
+
+        ranges = shard_ranges(self.samples, shop.common.shard)
+        counter = EvaluationCounter(network)
+        sampled, seconds = 0, 0.0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        for number, (start, stop) in enumerate(ranges):
+            path = shards / f"{number:05d}.npz"
+            if not path.exists():
+                shard = engine.shard()
+                for first, images, took in timed(source.batches(start, stop, self.batch_size), device):
+                    raw = engine.quantize(images)
+                    engine.update(shard, raw, first)
+                    sampled, seconds = sampled + len(raw), seconds + took
+                    self.on_samples(plan.title, first + len(raw), self.samples)
+                engine.save(shard, path)
+            self.on_samples(plan.title, stop, self.samples)
+        counter.close()
+        per_sample = counter.rows / sampled if sampled else self._count_once(source, network)
+        merged = engine.merge(engine.load(shards / f"{number:05d}.npz") for number in range(len(ranges)))
+        self._preview(plan, source)
+        cost: dict[str, Any] = {"training_seconds": training_seconds(shop, plan.need)}
+        if sampled:
+            rate = sampled / seconds
+            cost |= {"sampling_seconds": round(seconds, 3), "images_per_second": round(rate, 2)}
+        if device.type == "cuda":
+            cost["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+        method = plan.method
+        return Record(
+            method=method.name,
+            label=method.label,
+            group=method.group,
+            reference=method.reference,
+            dataset=shop.images.name,
+            nfe=plan.nfe,
+            nfe_counted=per_sample,
+            seed=plan.seed,
+            samples=self.samples,
+            metrics=engine.compute(merged, reference),
+            protocol=engine.protocol.name,
+            protocol_fingerprint=engine.protocol.fingerprint,
+            identity=plan.identity,
+            checkpoint=checkpoint.sha256,
+            cost=cost,
+            environment=environment.describe(device),
+            notes=(*head.notes, *method.notes(shop.recipe(method))),
+        )
+
+    def _count_once(self, source: Source, network: torch.nn.Module) -> float:
+        """Evaluations of one sample, for a run that found all its shards finished."""
+        counter = EvaluationCounter(network)
+        source.images([0])
+        counter.close()
+        return float(counter.rows)
+
+    def _preview(self, plan: Plan, source: Source) -> None:
+        from cmbench.report.grid import write_preview
+
+        count = min(PREVIEW, self.samples)
+        images = self.engine.quantize(source.images(range(count))).cpu().numpy()
+        write_preview(self.workshop.out / "previews" / f"{plan.key}.png", images.transpose(0, 2, 3, 1))
+
+
+def timed(
+    batches: Iterator[tuple[int, torch.Tensor]], device: torch.device
+) -> Iterator[tuple[int, torch.Tensor, float]]:
+    """The batches with the seconds that each took to make."""
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        yield *batch, time.perf_counter() - started
+
+
+def training_seconds(shop: Workshop, need: Need) -> float | None:
+    """Training time of a checkpoint and its parents; None where one of them is not there."""
+    checkpoint = shop.find(need)
+    if checkpoint is None:
+        return None
+    above = training_seconds(shop, need.parent) if need.parent else 0.0
+    return None if above is None else round(checkpoint.header.seconds + above, 1)
+
+
+def check_nfes(nfes: Sequence[int]) -> None:
+    """Raise UsageError for a number of evaluations below 1."""
+    for nfe in nfes:
+        if nfe < 1:
+            raise UsageError(f"--nfe {nfe}: a sampler makes at least 1 evaluation")

@@ -1,0 +1,189 @@
+"""From a method's name to its checkpoint: find it, or train it and its parents."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmbench import checkpoints, methods, recipes
+from cmbench.checkpoints import Checkpoint, Header
+from cmbench.errors import UsageError
+from cmbench.methods import Method, TrainJob
+from cmbench.recipes import Common
+from cmbench.records import fingerprint
+
+if TYPE_CHECKING:
+    from torch import device as Device  # noqa: N812 (a class)
+
+    from cmbench.data import ImageData
+    from cmbench.training.loop import Progress
+
+SHIPPED = Path(__file__).parent / "assets" / "checkpoints"
+
+Begin = Callable[[str], "Callable[[Progress], None]"]
+"""Called with a training's title; returns what receives its progress."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One network that is wanted: everything that determines its training."""
+
+    method: Method
+    recipe: Any
+    variant: str
+    seed: int
+    parent: "Need | None"
+    identity: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Hash of the identity."""
+        return fingerprint(self.identity)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Resolves methods to checkpoints for one data set and one set of recipes.
+
+    Attributes:
+        images: the data set.
+        preset: preset of all recipes.
+        settings: ``--set`` values, nested; keys of ``common`` stand at the top, those of a method under its name.
+        common: what all methods share, ``settings`` included.
+        out: results folder; trained checkpoints go to ``out/checkpoints``.
+        given: checkpoints named by the user; each serves wherever its method and variant are needed.
+        device: where trainings run.
+        begin: see :data:`Begin`.
+    """
+
+    images: "ImageData"
+    preset: str
+    settings: Mapping[str, Any]
+    common: Common
+    out: Path
+    device: "Device"
+    given: tuple[Checkpoint, ...] = ()
+    begin: Begin = field(default=lambda _title: lambda _progress: None)
+
+    def recipe(self, method: Method) -> Any:
+        """The method's recipe with the user's settings."""
+        own = self.settings.get(method.name, {})
+        if not isinstance(own, Mapping):
+            raise UsageError(f"--set {method.name}=...: name a setting of it, as {method.name}.key=value")
+        return recipes.load(method.recipe, method.package, self.images.name, method.name, self.preset, own)
+
+    def need(self, method: Method, nfe: int, seed: int) -> Need:
+        """The network that this method samples with at this NFE and seed."""
+        recipe = self.recipe(method)
+        return self._need(method, recipe, method.variant(nfe, recipe), seed)
+
+    def _need(self, method: Method, recipe: Any, variant: str, seed: int) -> Need:
+        parent = method.parent(variant, recipe)
+        upward = None
+        if parent is not None:
+            ancestor = methods.get(parent.method)
+            upward = self._need(ancestor, self.recipe(ancestor), parent.variant, seed)
+        if method.train is None:
+            if upward is None:
+                raise UsageError(f"method '{method.name}' neither trains nor names a network to sample with")
+            return upward
+        fixed = getattr(recipe, "seed", None)
+        own_seed = seed if fixed is None else fixed
+        identity = {
+            "kind": "checkpoint",
+            "method": method.name,
+            "revision": method.revision,
+            "variant": variant,
+            "recipe": recipes.differences(recipe),
+            "network": dict(self.common.network),
+            "noise": asdict(self.common.noise),
+            "dataset": self.images.fingerprint,
+            "seed": own_seed,
+            "parent": self.identity(upward) if upward else None,
+        }
+        return Need(method, recipe, variant, own_seed, upward, identity)
+
+    def identity(self, need: Need) -> str:
+        """What names this checkpoint in other identities: its training's hash, or that of the user's file."""
+        given = self._given(need)
+        return f"file:{given.sha256}" if given else need.key
+
+    def _given(self, need: Need) -> Checkpoint | None:
+        for checkpoint in self.given:
+            if (checkpoint.header.method, checkpoint.header.variant) == (need.method.name, need.variant):
+                if checkpoint.header.shape != self.images.shape:
+                    raise UsageError(
+                        f"{checkpoint.path} makes images of shape {checkpoint.header.shape}, "
+                        f"{self.images.name} has {self.images.shape}"
+                    )
+                return checkpoint
+        return None
+
+    def path(self, need: Need) -> Path:
+        """Where this checkpoint is kept once trained."""
+        stage = f"-{need.variant}" if need.variant else ""
+        name = f"{self.images.name}-{need.method.name}{stage}-seed{need.seed}-{need.key}.safetensors"
+        return self.out / "checkpoints" / name
+
+    def find(self, need: Need) -> Checkpoint | None:
+        """The checkpoint, if the user gave it, it has been trained, or it ships with the package."""
+        if given := self._given(need):
+            return given
+        if (path := self.path(need)).exists():
+            return checkpoints.load(path)
+        shipped = sorted(SHIPPED.glob(f"*-{need.key}.safetensors"))
+        return checkpoints.load(shipped[0]) if shipped else None
+
+    def ensure(self, need: Need, *, force: bool = False) -> Checkpoint:
+        """The checkpoint, trained now (with the parents that are missing) where it is not there yet.
+
+        A training that was interrupted goes on from its last state. ``force`` trains anew, though not the parents,
+        and not what the user gave.
+
+        Raises:
+            WorkError: the training diverged.
+        """
+        found = self._given(need) if force else self.find(need)
+        if found:
+            return found
+        teacher = self.ensure(need.parent) if need.parent else None
+        path = self.path(need)
+        state = path.with_suffix(".state")
+        if force:
+            state.unlink(missing_ok=True)
+        title = f"{need.method.label} {need.variant}".strip() + f" on {self.images.title}, seed {need.seed}"
+        started = time.perf_counter()
+        conditional = bool(self.common.network.get("class_conditional"))
+        job = TrainJob(
+            recipe=need.recipe,
+            images=self.images,
+            network=self.common.network if teacher is None else teacher.header.network,
+            classes=self.images.classes if conditional else 0,
+            noise=self.common.noise,
+            seed=need.seed,
+            device=self.device,
+            state=state,
+            report=self.begin(title),
+            variant=need.variant,
+            teacher=teacher.network(self.device) if teacher else None,
+        )
+        assert need.method.train is not None  # _need made no Need of a method that does not train
+        network = need.method.train(job)
+        header = Header(
+            method=need.method.name,
+            variant=need.variant,
+            dataset=self.images.name,
+            shape=self.images.shape,
+            classes=job.classes,
+            network=job.network,
+            noise=self.common.noise,
+            recipe=recipes.differences(need.recipe),
+            key=need.key,
+            seed=need.seed,
+            seconds=round(time.perf_counter() - started, 1),
+            notes=need.method.notes(need.recipe),
+        )
+        saved = checkpoints.save(path, network, header)
+        state.unlink(missing_ok=True)
+        return saved
