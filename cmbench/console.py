@@ -6,7 +6,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 if TYPE_CHECKING:
     from cmbench.training.loop import Progress as TrainingProgress
@@ -23,6 +33,15 @@ def say(line: str) -> None:
 def fail(message: str) -> None:
     """An error, on one line of stderr."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+class RateColumn(ProgressColumn):
+    """Steps or samples a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate over the last seconds, or nothing before there is one."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "")
 
 
 class Bars:
@@ -57,7 +76,7 @@ def bars() -> Iterator[Bars]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[detail]}"),
-        TextColumn("[progress.data.speed]{task.speed:.0f}/s" if False else ""),
+        RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -1,0 +1,5 @@
+"""``python -m cmbench``."""
+
+from cmbench.cli import main
+
+main()

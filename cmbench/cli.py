@@ -1,0 +1,368 @@
+"""The command line: parse, call, render."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cmbench import console
+from cmbench.errors import CmbenchError, UsageError
+
+
+class MultiValue(TyperCommand):
+    """Lets an option that may be repeated take several values after one flag: ``--nfe 1 2`` is ``--nfe 1 --nfe 2``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the flag before each further value, then parse as usual."""
+        repeatable = {flag for p in self.params if getattr(p, "multiple", False) for flag in p.opts}
+        expanded: list[str] = []
+        flag: str | None = None  # the repeatable option whose values we are among
+        for position, word in enumerate(args):
+            if word == "--":
+                expanded += args[position:]
+                break
+            if word.startswith("-"):
+                flag = word if word in repeatable else None
+            elif flag is not None and args[position - 1] != flag:
+                expanded.append(flag)
+            expanded.append(word)
+        return list(super().parse_args(ctx, expanded))
+
+
+class Ordered(TyperGroup):
+    """Lists commands in the order in which they are defined here."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands, unsorted."""
+        return list(self.commands)
+
+
+app = typer.Typer(
+    cls=Ordered,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="How good is this few-step image generator, at 1, 2, 4 evaluations, against the others?",
+)
+figure_app = typer.Typer(no_args_is_help=True, help="Draw figures from the records.")
+
+
+Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Data set; see `cmbench list datasets`.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder, zip or npz that holds the data set.")]
+Methods = Annotated[list[str], typer.Option("--method", "-m", help="Methods, or 'all'; see `cmbench list`.")]
+Nfe = Annotated[list[int], typer.Option("--nfe", help="Numbers of network evaluations.")]
+Seeds = Annotated[list[int], typer.Option("--seed", help="Seeds, of training and of samples.")]
+Preset = Annotated[str, typer.Option("--preset", help="Recipe preset: quick, paper, released.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value for any recipe value, as cd.points=10.")]
+Checkpoints = Annotated[list[Path] | None, typer.Option("--checkpoint", help="Use this network instead of training it.")]
+Samples = Annotated[int | None, typer.Option("--samples", "-n", min=2, help="Samples to measure on.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples at a time.")]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Results folder.")]
+ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Evaluation protocol, or a TOML file of one.")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="Weights of the extractor: a file or folder.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="Extractor arithmetic: float32, tf32, bf16.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the records as JSON.")]
+Format = Annotated[str, typer.Option("--format", "-f", help="rich, md, csv, latex, html or json.")]
+
+
+@app.command(cls=MultiValue)
+def run(
+    method: Methods,
+    nfe: Nfe,
+    dataset: Dataset = "digits",
+    seed: Seeds = [0],  # noqa: B006 (typer reads it, nothing changes it)
+    samples: Samples = None,
+    data: Data = None,
+    preset: Preset = "quick",
+    settings: Settings = None,
+    checkpoint: Checkpoints = None,
+    protocol: ProtocolName = None,
+    weights: Weights = None,
+    precision: Precision = None,
+    batch_size: BatchSize = None,
+    device: DeviceName = "auto",
+    out: Out = Path("results"),
+    offline: Offline = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train or load, sample, measure: one record for each method, NFE and seed."""
+    import json
+
+    from cmbench import session
+    from cmbench.benchmark import Plan, check_nfes
+
+    check_nfes(nfe)
+    chosen = session.choose_methods(method)
+    with console.bars() as progress:
+        options = session.Options(
+            dataset, data, preset, settings or (), checkpoint or (), device, out, samples, batch_size,
+            protocol, weights, precision, not offline, progress.training,
+        )  # fmt: skip
+        workshop = session.open_workshop(options)
+        sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
+        outcomes = []
+        for plan in sweep.plans(chosen, nfe, list(dict.fromkeys(seed))):
+            if isinstance(plan, Plan):
+                outcomes.append(sweep.run(plan, force=force))
+            else:
+                console.say(plan)
+    if not outcomes:
+        raise UsageError("none of these methods can do any of these numbers of evaluations")
+    stored = sum(not outcome.computed for outcome in outcomes)
+    if stored:
+        console.say(f"{stored} of {len(outcomes)} records were there already (--force computes them again)")
+    found = [outcome.record for outcome in outcomes]
+    if as_json:
+        print(json.dumps([record.to_json() for record in found], indent=1))
+    else:
+        _show(found, published=False)
+
+
+@app.command(cls=MultiValue)
+def train(
+    method: Methods,
+    dataset: Dataset = "digits",
+    seed: Seeds = [0],  # noqa: B006
+    nfe: Annotated[list[int] | None, typer.Option("--nfe", help="For methods with a network for each NFE.")] = None,
+    data: Data = None,
+    preset: Preset = "quick",
+    settings: Settings = None,
+    checkpoint: Checkpoints = None,
+    device: DeviceName = "auto",
+    out: Out = Path("results"),
+    offline: Offline = False,
+    force: Force = False,
+) -> None:
+    """Train checkpoints (and the teachers they need) without measuring; prints their paths."""
+    from cmbench import session
+    from cmbench.benchmark import check_nfes
+
+    check_nfes(nfe or [1])
+    with console.bars() as progress:
+        options = session.Options(
+            dataset, data, preset, settings or (), checkpoint or (), device, out,
+            download=not offline, begin=progress.training,
+        )  # fmt: skip
+        workshop = session.open_workshop(options)
+        paths = []
+        for one in session.choose_methods(method):
+            if one.train is None:
+                raise UsageError(f"method '{one.name}' trains nothing: it samples with another method's network")
+            for number in nfe or [1]:
+                if reason := one.refuses(number, workshop.recipe(one)):
+                    raise UsageError(f"{one.name} at NFE {number}: {reason}")
+                for value in seed:
+                    need = workshop.need(one, number, value)
+                    paths.append(workshop.ensure(need, force=force).path)
+    for path in dict.fromkeys(paths):
+        print(path)
+
+
+@app.command(cls=MultiValue)
+def sample(
+    method: Annotated[str, typer.Option("--method", "-m", help="Method.")],
+    nfe: Annotated[int, typer.Option("--nfe", help="Number of network evaluations.")],
+    to: Annotated[Path, typer.Option("--to", help="grid.png, samples.npz, or a folder for PNG files.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Seed, of training and of samples.")] = 0,
+    dataset: Dataset = "digits",
+    data: Data = None,
+    preset: Preset = "quick",
+    settings: Settings = None,
+    checkpoint: Checkpoints = None,
+    protocol: ProtocolName = None,
+    batch_size: BatchSize = None,
+    device: DeviceName = "auto",
+    out: Out = Path("results"),
+    offline: Offline = False,
+) -> None:
+    """Write images: a grid (PNG), an npz (arr_0, uint8 NHWC), or a folder of PNG files."""
+    from cmbench import session
+    from cmbench.benchmark import check_nfes
+    from cmbench.sampling.export import export
+
+    check_nfes([nfe])
+    with console.bars() as progress:
+        options = session.Options(
+            dataset, data, preset, settings or (), checkpoint or (), device, out, batch_size=batch_size,
+            protocol=protocol, download=not offline, begin=progress.training,
+        )  # fmt: skip
+        workshop = session.open_workshop(options)
+        written = export(
+            workshop,
+            session.choose_methods([method])[0],
+            nfe=nfe,
+            seed=seed,
+            count=count,
+            to=to,
+            batch_size=batch_size or workshop.common.batch_size,
+            quantizer=session.choose_protocol(protocol or workshop.common.protocol, None).quantizer,
+            on_samples=progress.advance,
+        )
+    print(written)
+
+
+@app.command(cls=MultiValue)
+def table(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")] = None,
+    paper: Annotated[int | None, typer.Option("--paper", min=1, max=2, help="Layout of the paper's Table 1 or 2.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Published figures alone.")] = False,
+    columns: Annotated[list[str] | None, typer.Option("--columns", help="Metrics to show, as fid is precision.")] = None,
+    format: Format = "rich",  # noqa: A002
+    out: Out = Path("results"),
+) -> None:
+    """Print the tables, in the paper's layout: measured rows beside published ones."""
+    from cmbench import records
+    from cmbench.report import published as figures
+    from cmbench.report import tables
+
+    if published:
+        _print([tables.build_published(number, columns=columns) for number in ([paper] if paper else [1, 2])], format)
+        return
+    found = records.read(out)
+    if dataset:
+        made = [tables.build(found, dataset=name, columns=columns) for name in dataset]
+    else:
+        made = tables.build_all(found, columns=columns)
+        if paper:
+            names = {row.dataset for row in figures.load(paper)}
+            made = [tables.build(found, dataset=name, columns=columns) for name in sorted(names)]
+    if not made:
+        print(tables.HINT)
+        return
+    _print(made, format)
+
+
+def _print(made: list[Any], format: str) -> None:  # noqa: A002
+    from cmbench.report.render import render
+
+    shown = render(made, format)
+    if isinstance(shown, str):
+        print(shown, end="")
+    else:
+        console.out.print(shown)
+
+
+def _show(found: list[Any], *, published: bool) -> None:
+    from cmbench.report import tables
+
+    rows = None if published else []
+    names = list(dict.fromkeys(record.dataset for record in found))
+    _print([tables.build(found, dataset=name, published=rows) for name in names], "rich")
+
+
+app.add_typer(figure_app, name="figure")
+
+
+@figure_app.command("nfe", cls=MultiValue)
+def figure_nfe(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")] = None,
+    out: Out = Path("results"),
+) -> None:
+    """FID against the number of evaluations, a line a method; PNG and PDF."""
+    from cmbench.report import figures
+
+    found = _records(out)
+    for name in dataset or sorted({record.dataset for record in found}):
+        for path in figures.nfe(found, name, out):
+            print(path)
+
+
+@figure_app.command("samples", cls=MultiValue)
+def figure_samples(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
+    out: Out = Path("results"),
+) -> None:
+    """Samples of every method and NFE, the same seeds side by side; PNG and PDF."""
+    from cmbench.report import figures
+
+    found = _records(out)
+    for name in dataset or sorted({record.dataset for record in found}):
+        for path in figures.samples(found, name, seed, out / "previews", out):
+            print(path)
+
+
+def _records(out: Path) -> list[Any]:
+    from cmbench import records
+
+    if found := records.read(out):
+        return found
+    raise UsageError(f"no records under {out}/runs: `cmbench run --method cd --nfe 1 2` makes some")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, datasets, protocols or recipes.")] = "methods",
+    as_json: Json = False,
+) -> None:
+    """What there is: methods, data sets, protocols, recipes."""
+    from cmbench import listing
+
+    console.out.print(listing.as_json(what) if as_json else listing.as_table(what), soft_wrap=as_json)
+
+
+@app.command()
+def doctor(
+    data: Data = None,
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """What is installed, present or missing on this machine, and how to get each."""
+    from cmbench import doctor as checks
+
+    findings = checks.examine(data, weights)
+    console.out.print(checks.as_json(findings) if as_json else checks.as_table(findings), soft_wrap=as_json)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where a command fails.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Handle what stands before the command."""
+    ctx.obj = debug
+    if version:
+        from cmbench import __version__
+
+        print(f"cmbench {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; ends the process with 0, 1 (failed work), 2 (wrong use) or 130 (interrupted)."""
+    words = sys.argv[1:] if args is None else args
+    try:
+        status = app(words, standalone_mode=False, prog_name="cmbench")
+    except CmbenchError as error:
+        if "--debug" in words:
+            raise
+        console.fail(str(error))
+        status = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        console.fail("interrupted; the same command goes on where this one stopped")
+        status = 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: end quietly, and keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        if hasattr(error, "format_message"):  # the parser's own errors: unknown option, bad value
+            console.fail(error.format_message())
+            status = 2
+        else:
+            console.fail(f"{type(error).__name__}: {error} (--debug shows where)")
+            status = 1
+    sys.exit(status if isinstance(status, int) else 0)
