@@ -78,7 +78,8 @@ def latex(tables: Sequence[Table], *, standalone: bool = False) -> str:
     tabulars = [_tabular(table) for table in tables]
     if not standalone:
         return "\n".join(tabulars)
-    head = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", "\\small\\noindent"]
+    head = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\usepackage[margin=15mm]{geometry}"]
+    head += ["\\begin{document}", "\\small\\noindent"]
     return "\n".join([*head, "\n\\bigskip\\noindent\n".join(tabulars) + "\\end{document}", ""])
 
 
@@ -105,7 +106,7 @@ def _tabular(table: Table) -> str:
         lines += [line(row) for row in group.rows]
     lines += ["\\bottomrule", "\\end{tabular}"]
     if notes := table.footnotes:
-        lines += ["\\par\\smallskip", "{\\footnotesize\\noindent"]
+        lines += ["\\par\\smallskip", "{\\footnotesize\\parindent0pt"]
         lines += [f"{_superscript(note.mark)}{escape(note.text)}\\par" for note in notes]
         lines += ["}"]
     return "\n".join([*lines, ""])
