@@ -7,13 +7,14 @@ from cmbench.report.layout import MARKS, Cell, Row, Table
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    **{sign: "\\" + sign for sign in "&%#_{}"},
+    "$": r"$\mathdollar$",  # \$ asks for bitmap fonts where cm-super is not installed; so does \textdagger
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "†": r"\textdagger{}",
+    "†": r"$\dagger$",
     "×": r"$\times$",
     "±": r"$\pm$",
     "↓": r"$\downarrow$",
@@ -46,14 +47,14 @@ _ACCENTS = {
     "\u030b": "H",
     "\u030c": "v",
     "\u0327": "c",
-    "\u0328": "k",
 }
 
 
 def escape(text: str) -> str:
     r"""``text`` for LaTeX's text mode, in ASCII: ``Grcić & Co`` -> ``Grci\'{c} \& Co``.
 
-    A character without a known command becomes ``?`` rather than an error of the compiler.
+    An accent that LaTeX's default encoding lacks is left out (``ą`` -> ``a``), any other unknown character
+    becomes ``?``, rather than an error of the compiler.
     """
     out: list[str] = []
     for sign in text:
@@ -63,10 +64,9 @@ def escape(text: str) -> str:
             out.append(sign)
         else:
             base, *accents = list(unicodedata.normalize("NFD", sign))
-            known = base.isascii() and accents and all(accent in _ACCENTS for accent in accents)
-            for accent in accents if known else []:
-                base = f"\\{_ACCENTS[accent]}{{{base}}}"
-            out.append(base if known else "?")
+            for accent in accents:
+                base = f"\\{_ACCENTS[accent]}{{{base}}}" if accent in _ACCENTS else base
+            out.append(base if base.isascii() else "?")
     return "".join(out)
 
 
