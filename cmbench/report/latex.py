@@ -79,7 +79,7 @@ def latex(tables: Sequence[Table], *, standalone: bool = False) -> str:
     if not standalone:
         return "\n".join(tabulars)
     head = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\usepackage[margin=15mm]{geometry}"]
-    head += ["\\begin{document}", "\\small\\noindent"]
+    head += ["\\begin{document}", "\\footnotesize\\noindent"]
     return "\n".join([*head, "\n\\bigskip\\noindent\n".join(tabulars) + "\\end{document}", ""])
 
 
