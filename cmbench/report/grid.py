@@ -125,7 +125,7 @@ def grid(records: Sequence[Record], previews: Path, *, columns: int = PER_ROW) -
     for index in range(count):
         ax.text(index + 0.5, -0.08, str(index), ha="center", va="bottom", fontsize=7)
     ax.text(-0.12, -0.08, "sample", ha="right", va="bottom", fontsize=7)
-    for row, (record, own) in enumerate(zip(ordered, images, strict=True)):
+    for row, own in enumerate(images):
         ax.text(-0.12, row + 0.5, labels[row], ha="right", va="center")
         if own is None:
             ax.text(0.1, row + 0.5, "no preview stored", va="center", style="italic")

@@ -7,13 +7,14 @@ from cmbench.report.layout import MARKS, Cell, Row, Table
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    **{sign: "\\" + sign for sign in "&%#_{}"},
+    "$": r"$\mathdollar$",  # \$ asks for bitmap fonts where cm-super is not installed; so does \textdagger
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "†": r"\textdagger{}",
+    "†": r"$\dagger$",
     "×": r"$\times$",
     "±": r"$\pm$",
     "↓": r"$\downarrow$",
@@ -46,14 +47,14 @@ _ACCENTS = {
     "\u030b": "H",
     "\u030c": "v",
     "\u0327": "c",
-    "\u0328": "k",
 }
 
 
 def escape(text: str) -> str:
     r"""``text`` for LaTeX's text mode, in ASCII: ``Grcić & Co`` -> ``Grci\'{c} \& Co``.
 
-    A character without a known command becomes ``?`` rather than an error of the compiler.
+    An accent that LaTeX's default encoding lacks is left out (``ą`` -> ``a``), any other unknown character
+    becomes ``?``, rather than an error of the compiler.
     """
     out: list[str] = []
     for sign in text:
@@ -63,10 +64,9 @@ def escape(text: str) -> str:
             out.append(sign)
         else:
             base, *accents = list(unicodedata.normalize("NFD", sign))
-            known = base.isascii() and accents and all(accent in _ACCENTS for accent in accents)
-            for accent in accents if known else []:
-                base = f"\\{_ACCENTS[accent]}{{{base}}}"
-            out.append(base if known else "?")
+            for accent in accents:
+                base = f"\\{_ACCENTS[accent]}{{{base}}}" if accent in _ACCENTS else base
+            out.append(base if base.isascii() else "?")
     return "".join(out)
 
 
@@ -78,7 +78,8 @@ def latex(tables: Sequence[Table], *, standalone: bool = False) -> str:
     tabulars = [_tabular(table) for table in tables]
     if not standalone:
         return "\n".join(tabulars)
-    head = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", "\\small\\noindent"]
+    head = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\usepackage[margin=15mm]{geometry}"]
+    head += ["\\begin{document}", "\\footnotesize\\noindent"]
     return "\n".join([*head, "\n\\bigskip\\noindent\n".join(tabulars) + "\\end{document}", ""])
 
 
@@ -105,7 +106,7 @@ def _tabular(table: Table) -> str:
         lines += [line(row) for row in group.rows]
     lines += ["\\bottomrule", "\\end{tabular}"]
     if notes := table.footnotes:
-        lines += ["\\par\\smallskip", "{\\footnotesize\\noindent"]
+        lines += ["\\par\\smallskip", "{\\footnotesize\\parindent0pt"]
         lines += [f"{_superscript(note.mark)}{escape(note.text)}\\par" for note in notes]
         lines += ["}"]
     return "\n".join([*lines, ""])

@@ -104,8 +104,8 @@ def _json(tables: Sequence[Table]) -> str:
                 if cell.text
             }
             notes = [note for cell in (row.method, row.nfe) for note in cell.notes]
-            facts = _filled(**_facts(group, row), mark=row.mark or None, notes=notes or None)
-            rows.append({"table": table.title, **facts, "metrics": metrics})
+            facts = _facts(group, row) | {"seeds": row.seeds or None, "mark": row.mark or None}
+            rows.append({"table": table.title, **_filled(**facts, notes=notes or None), "metrics": metrics})
     return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
