@@ -27,12 +27,14 @@ class EDMRecipe:
     Attributes:
         fit: optimisation.
         log_mean, log_std: the log-normal distribution of training noise levels (EDM, Table 1).
+        dropout: of the network, in training.
         seed: training seed; one network serves all runs unless it is None, which takes the run's.
     """
 
     fit: Fit = field(default_factory=Fit)
     log_mean: float = -1.2
     log_std: float = 1.2
+    dropout: float = 0.0
     seed: int | None = 0
 
 

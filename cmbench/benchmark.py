@@ -99,6 +99,7 @@ class Sweep:
             "samples": self.samples,
             "shard": shop.common.shard,
             "dataset": shop.images.fingerprint,
+            "training": records.fingerprint(shop.lineage(need)),
             "checkpoint": shop.identity(need),
             "protocol": {**protocol.to_json(), "metric_titles": protocol.metric_titles},
         }

@@ -57,12 +57,12 @@ class TrainJob:
         return build(self.network, self.images.shape, self.classes)
 
     def student(self) -> "nn.Module":
-        """A trainable copy of the teacher."""
-        import copy
-
+        """A trainable network with the teacher's weights (its dropout is this recipe's, not the teacher's)."""
         if self.teacher is None:
             raise WorkError("this training needs a teacher")
-        return copy.deepcopy(self.teacher).requires_grad_(True)
+        network = self.new_network()
+        network.load_state_dict(self.teacher.state_dict())
+        return network
 
     def fit(self, network: "nn.Module", objective: "Objective", settings: "Fit") -> "nn.Module":
         """Run the training loop; returns the evaluated network."""
@@ -108,7 +108,7 @@ class Method:
         group: one of the paper's groups: SAMPLERS, DISTILLATION, DIRECT.
         reference: authors and year, as the paper prints them.
         summary: one line for ``cmbench list``.
-        recipe: frozen dataclass of its settings. A field ``seed``, where it has one that is not None, fixes the
+        recipe: frozen dataclass of its settings. A field ``dropout`` is the network's while it trains. A field ``seed``, where it has one that is not None, fixes the
             training seed for all runs (networks that many methods share).
         sampler: ``(model, recipe, nfe) -> Sampler``.
         train: trains and returns the evaluated network; None for a method that samples with its parent's network.

@@ -109,6 +109,13 @@ class Workshop:
         given = self._given(need)
         return f"file:{given.sha256}" if given else need.key
 
+    def lineage(self, need: Need) -> list[Any]:
+        """How a checkpoint and its parents were trained, the seeds left out: runs that share it may be averaged."""
+        if given := self._given(need):
+            return [given.sha256]
+        own = {key: value for key, value in need.identity.items() if key not in ("seed", "parent")}
+        return [own, *(self.lineage(need.parent) if need.parent else [])]
+
     def _given(self, need: Need) -> Checkpoint | None:
         for checkpoint in self.given:
             if (checkpoint.header.method, checkpoint.header.variant) == (need.method.name, need.variant):
@@ -154,12 +161,15 @@ class Workshop:
             state.unlink(missing_ok=True)
         title = f"{need.method.label} {need.variant}".strip() + f" on {self.images.title}, seed {need.seed}"
         started = time.perf_counter()
-        conditional = bool(self.common.network.get("class_conditional"))
+        network = dict(self.common.network if teacher is None else teacher.header.network)
+        network.pop("dropout", None)
+        if dropout := getattr(need.recipe, "dropout", 0.0):
+            network["dropout"] = dropout
         job = TrainJob(
             recipe=need.recipe,
             images=self.images,
-            network=self.common.network if teacher is None else teacher.header.network,
-            classes=self.images.classes if conditional else 0,
+            network=network,
+            classes=self.images.classes if network.get("class_conditional") else 0,
             noise=self.common.noise,
             seed=need.seed,
             device=self.device,
@@ -169,14 +179,14 @@ class Workshop:
             teacher=teacher.network(self.device) if teacher else None,
         )
         assert need.method.train is not None  # _need made no Need of a method that does not train
-        network = need.method.train(job)
+        trained = need.method.train(job)
         header = Header(
             method=need.method.name,
             variant=need.variant,
             dataset=self.images.name,
             shape=self.images.shape,
             classes=job.classes,
-            network=job.network,
+            network=network,
             noise=self.common.noise,
             recipe=recipes.differences(need.recipe),
             key=need.key,
@@ -184,6 +194,6 @@ class Workshop:
             seconds=round(time.perf_counter() - started, 1),
             notes=need.method.notes(need.recipe),
         )
-        saved = checkpoints.save(path, network, header)
+        saved = checkpoints.save(path, trained, header)
         state.unlink(missing_ok=True)
         return saved

@@ -49,6 +49,7 @@ class CTRecipe:
         schedule: ``adaptive``: N(k) from s0 and s1, mu(k) from mu0 (appendix C); ``fixed``: N = s1 + 1, mu = mu0.
         s0, s1: ends of the discretisation schedule.
         mu0: target decay at the start.
+        decay: ``paper``: exp(s0 ln(mu0) / N(k)); ``released``: the code divides by N(k) - 1 instead.
         metric, taus, seed: as in CDRecipe.
     """
 
@@ -57,6 +58,7 @@ class CTRecipe:
     s0: int = 2
     s1: int = 150
     mu0: float = 0.9
+    decay: Literal["paper", "released"] = "paper"
     metric: DistanceName = "l2"
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
@@ -119,8 +121,9 @@ def train_ct(job: TrainJob) -> "nn.Module":
     points: Callable[[int], int] = lambda _: recipe.s1 + 1  # noqa: E731
     decay: Callable[[int], float] = lambda _: recipe.mu0  # noqa: E731
     if recipe.schedule == "adaptive":
-        points = adaptive_points(recipe.s0, recipe.s1, recipe.fit.steps)
-        decay = adaptive_decay(recipe.mu0, recipe.s0, points) if recipe.mu0 else decay
+        points = adaptive = adaptive_points(recipe.s0, recipe.s1, recipe.fit.steps)
+        counted = points if recipe.decay == "paper" else lambda k: adaptive(k) - 1
+        decay = adaptive_decay(recipe.mu0, recipe.s0, counted) if recipe.mu0 else decay
     objective = ConsistencyObjective(job.noise, distance(recipe.metric, job.device), points, decay, target)
     return job.fit(network, objective, recipe.fit)
 

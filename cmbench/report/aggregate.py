@@ -65,15 +65,20 @@ class Measured:
         return str(titles.get(metric, default)) if isinstance(titles, Mapping) else default
 
 
-def over_seeds(records: Iterable[Record]) -> list[Measured]:
-    """Gather the records whose identity differs in nothing but its top-level ``seed``.
+BY_SEED = {"seed", "checkpoint"}
+"""Entries of an identity that differ between runs of different seeds."""
 
-    Anything else that differs (checkpoint, recipe, protocol, samples) makes another row, so that a mean is
-    never taken over unlike runs.
+
+def over_seeds(records: Iterable[Record]) -> list[Measured]:
+    """Gather the records whose identity differs in nothing but the seed.
+
+    That is its entries ``seed`` and ``checkpoint`` (trained with that seed; how it was trained stands in
+    ``training``). Anything else that differs (recipe, protocol, samples) makes another row, so that a mean is never
+    taken over unlike runs.
     """
     found: dict[Any, list[Record]] = {}
     for record in records:
-        shared = fingerprint({key: value for key, value in record.identity.items() if key != "seed"})
+        shared = fingerprint({key: value for key, value in record.identity.items() if key not in BY_SEED})
         key = (record.dataset, record.method, record.label, record.group, record.nfe, record.samples)
         found.setdefault((*key, record.protocol_fingerprint, shared), []).append(record)
     return [_measured(sorted(group, key=lambda record: record.seed)) for group in found.values()]
@@ -102,7 +107,7 @@ def telling(rows: Sequence[Measured]) -> list[str]:
     Entries of entries are named with dots: ``recipe.steps``.
     """
     flat = [_flatten(row.first.identity) for row in rows]
-    names = sorted({name for entries in flat for name in entries} - {"seed"})
+    names = sorted({name for entries in flat for name in entries} - BY_SEED)
     return [name for name in names if len({entries.get(name) for entries in flat}) > 1][:3]
 
 
