@@ -44,7 +44,9 @@ class Settings:
 
 SETTINGS = {
     "digits": Settings("digits-cnn", Architecture(1, 8, (32, 64), 1), 20, 64, 0.2, shift=1, flip=False),
-    "mnist": Settings("mnist-cnn", Architecture(1, 28, (16, 32, 64), 1), 4, 128, 0.3, shift=2, flip=False),
+    "mnist": Settings(
+        "mnist-cnn", Architecture(1, 28, (16, 32, 64), 1), 4, 128, 0.3, shift=2, flip=False, bf16=True
+    ),
     "cifar10": Settings(
         "cifar10-resnet",
         Architecture(3, 32, (16, 32, 64), 3),
