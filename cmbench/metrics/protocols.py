@@ -13,7 +13,7 @@ from cmbench.errors import UsageError, unknown
 from cmbench.records import fingerprint
 
 QUANTIZERS = ("truncate", "round")
-RESIZES = ("none", "tf1-bilinear", "half-pixel-bilinear", "pil-bicubic", "pil-bicubic-uint8")
+RESIZES = ("none", "tf1-bilinear", "half-pixel-bilinear", "half-pixel-bicubic", "pil-bicubic", "pil-bicubic-uint8")
 PRECISIONS = ("float32", "tf32", "bf16")
 
 # What each kind of metric is called in records, and the settings that it takes with their defaults.

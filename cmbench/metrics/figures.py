@@ -1,0 +1,1 @@
+"""From features and statistics to figures: one short function per kind of metric."""
