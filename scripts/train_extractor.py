@@ -50,7 +50,7 @@ SETTINGS = {
     "cifar10": Settings(
         "cifar10-resnet",
         Architecture(3, 32, (16, 32, 64), 3),
-        60,
+        40,
         128,
         0.4,
         shift=4,
