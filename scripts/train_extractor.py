@@ -1,4 +1,4 @@
-"""Train one of the small classifiers whose features the embedded protocols measure with, and ship it as an asset.
+"""Train one of the small classifiers whose features the embedded protocols measure with.
 
     python scripts/train_extractor.py --dataset digits
     python scripts/train_extractor.py --dataset mnist --data DIR      # DIR holds MNIST/raw
@@ -136,10 +136,10 @@ def augment(images: Tensor, shift: int, flip: bool, rng: torch.Generator) -> Ten
 @torch.no_grad()
 def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is their label's."""
-    right = sum(
-        int((network(x)[1].argmax(1) == y).sum())
-        for x, y in zip(images.split(500), labels.split(500), strict=True)
-    )
+    right = 0
+    for start in range(0, len(images), 500):
+        _, logits = network(images[start : start + 500])
+        right += int((logits.argmax(1) == labels[start : start + 500]).sum())
     return right / len(images)
 
 
@@ -147,7 +147,7 @@ def train(settings: Settings, data: Split, device: torch.device, steps: int | No
     """SGD with Nesterov momentum under a one-cycle schedule; ``steps`` stops early, for rehearsals."""
     torch.manual_seed(settings.seed)
     rng = torch.Generator().manual_seed(settings.seed)
-    network = Classifier(settings.architecture, folded=False).to(device, memory_format=torch.channels_last)
+    network = Classifier(settings.architecture, folded=False).to(device).to(memory_format=torch.channels_last)
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
@@ -163,14 +163,14 @@ def train(settings: Settings, data: Split, device: torch.device, steps: int | No
     for epoch in range(settings.epochs):
         network.train()
         order = torch.randperm(len(data.images), generator=rng)
-        for index in order[: per_epoch * settings.batch].split(settings.batch):
+        for index in order[: per_epoch * settings.batch].reshape(per_epoch, -1):
             images = augment(data.images[index], settings.shift, settings.flip, rng).to(device)
             labels = data.labels[index].to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
                 _, logits = network(images.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.smoothing)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             done += 1

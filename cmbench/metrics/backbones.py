@@ -15,13 +15,13 @@ CLIP_COLOURS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2
 
 
 def _normalize(x: Tensor, colours: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
-    """Images [B, 3, H, W] in [0, 255] less the data set's mean colour, by its spread (both given in [0, 1])."""
+    """Images [B, 3, H, W] in [0, 255] less a mean colour, over its spread (both given in [0, 1])."""
     mean, spread = (255 * torch.tensor(values, device=x.device)[:, None, None] for values in colours)
     return (x - mean) / spread
 
 
 class VGG16(nn.Module):
-    """torchvision's VGG16 up to the second fully connected layer, as torch-fidelity's precision and recall use it.
+    """torchvision's VGG16 up to its second fully connected layer, for torch-fidelity's precision and recall.
 
     Layer ``fc2_relu`` [B, 4096].
     """
@@ -61,14 +61,17 @@ class _Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.ls1["gamma"] * self.attn["proj"](mixed)
-        return x + self.ls2["gamma"] * self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+        out: Tensor = x + self.ls2["gamma"] * self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+        return out
 
 
 class DINOv2(nn.Module):
-    """The vision transformer of Oquab et al. 2023 (arXiv 2304.07193) with patches of 14, from its weights alone.
+    """The vision transformer of Oquab et al. 2023 (arXiv 2304.07193), patches of 14, from its weights alone.
 
     Layer ``cls``: the normalised class token, [B, 1024] for ViT-L. Width and depth are read off the weights.
     """
+
+    positions: Tensor
 
     def __init__(self, weights: Mapping[str, Tensor], resize_mode: str) -> None:
         super().__init__()
@@ -85,14 +88,15 @@ class DINOv2(nn.Module):
         self.register_buffer("positions", self._positions(16), persistent=False)
 
     def _positions(self, side: int) -> Tensor:
-        """Position embeddings [1, 1 + side * side, dim], resampled from the grid of the training resolution."""
+        """Position embeddings [1, 1 + side * side, dim], resampled from the grid trained on."""
         first, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         trained = math.isqrt(grid.shape[1])
         if trained == side:
             return self.pos_embed.data
-        # The released code scales by (side + 0.1) / trained, not side / trained, and its features depend on it.
+        # The released code scales by (side + 0.1) / trained, not side / trained, and its features depend on
+        # it.
         grid = F.interpolate(
-            grid.unflatten(1, (trained, trained)).permute(0, 3, 1, 2),
+            grid.reshape(1, trained, trained, -1).permute(0, 3, 1, 2),
             scale_factor=((side + 0.1) / trained,) * 2,
             mode="bicubic",
         )
@@ -109,15 +113,17 @@ class DINOv2(nn.Module):
 class CLIP(nn.Module):
     """The image tower of CLIP (Radford et al. 2021) through torch-fidelity's network.
 
-    Layer ``embedding`` [B, 768], not normalised. The published file is a TorchScript archive; only its tensors are
-    used, and only after its hash has been checked.
+    Layer ``embedding`` [B, 768], not normalised. The published file is a TorchScript archive; only its
+    tensors are used, and only after its hash has been checked.
     """
 
     def __init__(self, path: Path, resize_mode: str) -> None:
         super().__init__()
         from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
 
-        loaded = FeatureExtractorCLIP("clip-vit-l-14-336px", ["clip"], feature_extractor_weights_path=str(path))
+        loaded = FeatureExtractorCLIP(
+            "clip-vit-l-14-336px", ["clip"], feature_extractor_weights_path=str(path)
+        )
         self.resize_mode = resize_mode
         self.size = int(loaded.resolution)
         self.tower = loaded.model.visual

@@ -1,4 +1,4 @@
-"""Our own small classifiers, whose features stand in for Inception's where images are tiny or weights cannot be fetched."""
+"""Our own small classifiers: features where images are tiny or Inception cannot be fetched."""
 
 import json
 from collections.abc import Mapping
@@ -20,8 +20,9 @@ ASSETS = Path(str(files("cmbench"))) / "assets" / "extractors"
 class Architecture:
     """A residual network of He et al. (2016, arXiv 1512.03385, section 4.2) by its numbers.
 
-    ``channels`` and ``size`` are those of the input image, ``widths`` one per stage (each stage after the first
-    halves the resolution), ``blocks`` two-convolution blocks per stage. ``(16, 32, 64)`` with 3 blocks is ResNet-20.
+    ``channels`` and ``size`` are those of the input image, ``widths`` one per stage (each stage after the
+    first halves the resolution), ``blocks`` two-convolution blocks per stage. ``(16, 32, 64)`` with 3 blocks
+    is ResNet-20.
     """
 
     channels: int
@@ -50,10 +51,10 @@ class _Block(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The network: uint8 images [B, 3, H, W] or [B, 1, H, W] to features [B, widths[-1]] and logits [B, classes].
+    """The network: uint8 images [B, 1 or 3, H, W] to features [B, widths[-1]] and logits [B, classes].
 
-    ``folded`` chooses the form for inference, whose convolutions carry the batch normalisation inside them; the
-    other form is for training. :func:`fold` turns the latter into the former.
+    ``folded`` chooses the form for inference, whose convolutions carry the batch normalisation inside them;
+    the other form is for training. :func:`fold` turns the latter into the former.
     """
 
     def __init__(self, architecture: Architecture, *, folded: bool = True) -> None:
@@ -70,7 +71,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(inputs, architecture.classes)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to float32 in [-1, 1], the three channels averaged where the network takes gray."""
+        """uint8 [B, C, H, W] to float32 in [-1, 1]; channels are averaged where the network takes gray."""
         x = images.float()
         if self.architecture.channels == 1 and x.shape[1] != 1:
             x = x.sum(1, keepdim=True) / x.shape[1]
@@ -107,7 +108,7 @@ def fold(trained: Classifier) -> Classifier:
 
 
 def save(path: Path, network: Classifier, metadata: Mapping[str, Any]) -> None:
-    """Write a folded network as safetensors whose header says what it is (``architecture``) and what made it."""
+    """Write a folded network as safetensors; its header holds the architecture and ``metadata``."""
     from safetensors.torch import save_file
 
     from cmbench.paths import atomic
@@ -119,7 +120,7 @@ def save(path: Path, network: Classifier, metadata: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> Classifier:
-    """Read a network that :func:`save` wrote, ready for inference. Raises WorkError where the file is none."""
+    """Read a network that :func:`save` wrote, for inference. Raises WorkError where the file is none."""
     from safetensors import SafetensorError, safe_open
 
     try:

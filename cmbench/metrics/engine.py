@@ -32,9 +32,9 @@ Progress = Callable[[int, int], None]
 class Engine:
     """Measures uint8 images under one protocol; made by :meth:`open`.
 
-    Extractors always run whole batches whose borders are multiples of ``batch_size`` in sample index (short ones
-    are padded), so that the features of a sample depend neither on how a caller cuts its batches and shards nor on
-    what else was measured. Shards whose borders are such multiples waste nothing.
+    Extractors always run whole batches whose borders are multiples of ``batch_size`` in sample index (short
+    ones are padded), so that the features of a sample depend neither on how a caller cuts its batches and
+    shards nor on what else was measured. Shards whose borders are such multiples waste nothing.
 
     Attributes:
         protocol: what is measured.
@@ -61,8 +61,10 @@ class Engine:
         download: bool = True,
         compile: bool = False,
     ) -> "Engine":
-        """Load the protocol's extractors. One that cannot be had is remembered with its reason: its metrics are
-        reported as missing, the others are computed.
+        """Load the protocol's extractors.
+
+        One that cannot be had is remembered with its reason: its metrics are reported as missing, the others
+        are computed.
 
         Args:
             protocol: what to measure.
@@ -108,14 +110,18 @@ class Engine:
         levels = images.float() * 127.5 + (127.5 if self.protocol.quantizer == "truncate" else 128.0)
         if not bool(torch.isfinite(levels).all()):
             bad = (~torch.isfinite(levels)).flatten(1).any(1)
-            raise WorkError(f"{int(bad.sum())} of {len(bad)} generated images hold values that are not finite")
+            raise WorkError(
+                f"{int(bad.sum())} of {len(bad)} generated images hold values that are not finite"
+            )
         return levels.clamp(0, 255).to(torch.uint8)
 
-    # --- samples ------------------------------------------------------------------------------------------------
+    # --- samples ---------------------------------------------------------------------------------
 
     def shard(self) -> Shard:
         """An empty shard, for a contiguous range of sample indices."""
-        needed = {self._layer(spec): False for spec in self.protocol.metrics if spec.extractor in self._extractors}
+        needed = {
+            self._layer(spec): False for spec in self.protocol.metrics if spec.extractor in self._extractors
+        }
         for spec in self.protocol.metrics:
             if spec.kind in KEEPS_SAMPLES and self._layer(spec) in needed:
                 needed[self._layer(spec)] = True
@@ -170,28 +176,34 @@ class Engine:
         """
         return self._merge(parts, self.shard())
 
-    # --- reference ----------------------------------------------------------------------------------------------
+    # --- reference -------------------------------------------------------------------------------
 
     def reference(self, data: "ImageData | None", progress: Progress | None = None) -> Reference:
         """What the protocol compares with, for this data set.
 
-        A statistics file is looked for at the path that the user gave and in ``cache_dir()/references``. Where the
-        protocol's reference is the data set itself, its features are computed in one pass (in parts that a later
-        call continues) and cached. What cannot be had comes back with the reason, not as an error.
+        A statistics file is looked for at the path that the user gave and in ``cache_dir()/references``.
+        Where the protocol's reference is the data set itself, its features are computed in one pass (in parts
+        that a later call continues) and cached. What cannot be had comes back with the reason, not as an
+        error.
 
         Args:
             data: the data set; None where the reference is a file.
             progress: called with images done and images to do while features are computed.
 
         Raises:
-            UsageError: the file's dimensions are not the extractor's; the protocol has no reference for the data.
+            UsageError: the file's dimensions are not the extractor's; the protocol has no reference for the
+                data.
             WorkError: the file is damaged.
         """
         known = self.protocol.references
         name = data.name if data is not None else None
-        spec = known.get(name or "*") or known.get("*") or (next(iter(known.values())) if data is None else None)
+        spec = (
+            known.get(name or "*") or known.get("*") or (next(iter(known.values())) if data is None else None)
+        )
         if spec is None:
-            raise UsageError(f"protocol '{self.protocol.name}' has no reference for {name}: it knows {', '.join(known)}")
+            raise UsageError(
+                f"protocol '{self.protocol.name}' has no reference for {name}: it knows {', '.join(known)}"
+            )
         path = spec.path
         if path is None and spec.file is not None and (cache_dir() / "references" / spec.file).is_file():
             path = cache_dir() / "references" / spec.file
@@ -216,14 +228,16 @@ class Engine:
         needed = self._reference_layers()
         if images is not None and any(layers.get(n) is None or (keep and layers[n].features is None)
                                       for n, keep in needed.items()):  # fmt: skip
-            shard = self._empty({name: True for name in needed})
+            shard = self._empty(dict.fromkeys(needed, True))
             for start in range(0, len(images), self.batch_size):
                 self.update(shard, images[start : start + self.batch_size], start)
             self._run(shard, flush=True)
             for layer, state in shard.layers.items():
                 moments, stated = state.moments(), layers.get(layer)
                 # The statistics in the file are of the whole set; its images are a part of it.
-                mean, covariance = (stated.mean, stated.covariance) if stated else (moments.mean, moments.covariance())
+                mean, covariance = (
+                    (stated.mean, stated.covariance) if stated else (moments.mean, moments.covariance())
+                )
                 layers[layer] = Statistics(mean, covariance, 0 if stated else moments.n, state.rows())
         for layer, statistics in layers.items():
             if layer in needed:
@@ -259,13 +273,18 @@ class Engine:
             moments = state.moments()
             kept = state.rows() if state.keep else None
             layers[layer] = Statistics(moments.mean, moments.covariance(), moments.n, kept)
-        provenance = {"data": data.name, "data_fingerprint": data.fingerprint, "images": len(data), **self.provenance}
+        provenance = {
+            "data": data.name,
+            "data_fingerprint": data.fingerprint,
+            "images": len(data),
+            **self.provenance,
+        }
         reference = Reference(spec.name, layers, provenance)
         references.write(path, reference)
         shutil.rmtree(folder, ignore_errors=True)
         return reference
 
-    # --- metrics ------------------------------------------------------------------------------------------------
+    # --- metrics ---------------------------------------------------------------------------------
 
     def compute(self, shard: Shard, reference: Reference) -> dict[str, Metric]:
         """All figures of the protocol, in its order; what cannot be computed says why.
@@ -298,13 +317,14 @@ class Engine:
             if reference.missing is not None:
                 raise WorkError(reference.missing)
             if statistics is None or (spec.kind in KEEPS_REFERENCE and statistics.features is None):
-                raise WorkError(f"reference {reference.name} holds no {'features' if statistics else 'statistics'} of {layer}")
+                what = "features" if statistics else "statistics"
+                raise WorkError(f"reference {reference.name} holds no {what} of {layer}")
             notes = [reference.note] if reference.note else []
         if shard.count < self.protocol.samples:
             notes.append(f"{shard.count} samples; the protocol asks for {self.protocol.samples}")
         return figures(spec, state, statistics, tuple(notes))
 
-    # --- one pass -----------------------------------------------------------------------------------------------
+    # --- one pass --------------------------------------------------------------------------------
 
     def _layer(self, spec: MetricSpec) -> str:
         return f"{spec.extractor}/{spec.layer}"
@@ -337,7 +357,7 @@ class Engine:
         return shards.merge(ready, empty)
 
     def _run(self, shard: Shard, flush: bool) -> None:
-        """Run the images that wait through the extractors, batch by aligned batch; the last, short one if ``flush``."""
+        """Run the images that wait through the extractors in aligned batches, and the rest if ``flush``."""
         if not shard.waiting:
             return
         B = self.batch_size

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +53,13 @@ class Extractor:
         self.weights = weights
         self._device = device
         self._precision = precision
-        self._network = network.to(device, memory_format=torch.channels_last)
+        self._network: Callable[[Tensor], dict[str, Tensor]] = network.to(device).to(
+            memory_format=torch.channels_last
+        )
 
     def compile(self) -> "Extractor":
         """Let ``torch.compile`` fuse the network: faster on long runs, and other last bits."""
-        self._network = torch.compile(self._network)  # type: ignore[assignment]
+        self._network = torch.compile(self._network)
         return self
 
     @torch.inference_mode()
@@ -66,8 +67,7 @@ class Extractor:
         """Features of uint8 images [B, 3, H, W]: {layer: float32 [B, D]}, on the extractor's device."""
         bf16 = torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16")
         with _arithmetic(self._precision), bf16:
-            out: dict[str, Tensor] = self._network(images.to(self._device))
-        return out
+            return self._network(images.to(self._device))
 
 
 @contextmanager
@@ -121,9 +121,8 @@ def open_extractor(
         # A protocol that names other weights (of the same layout) has the last word on them.
         if expected is not None:
             if not digest.startswith(expected):
-                raise WorkError(
-                    f"{path} has SHA-256 {digest[:16]}..., {whose} says {expected[:16]}: other weights, or damaged"
-                )
+                found = f"{path} has SHA-256 {digest[:16]}..., {whose} says {expected[:16]}"
+                raise WorkError(f"{found}: other weights, or damaged")
             break
     try:
         network = known.build(path, spec.resize)
@@ -149,7 +148,9 @@ def _locate(known: Definition, weights: Path | None, download: bool) -> Path:
     if known.url is None:
         path = _ASSETS / known.file
         if not path.is_file():
-            raise WorkError(f"{known.name} is not in this installation: scripts/train_extractor.py makes {path}")
+            raise WorkError(
+                f"{known.name} is not in this installation: scripts/train_extractor.py makes {path}"
+            )
         return path
     if weights is not None and not weights.exists():
         raise UsageError(f"there are no weights at {weights}")
@@ -190,7 +191,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return dict(data)
 
 
-# --- the networks -----------------------------------------------------------------------------------------------
+# --- the networks -------------------------------------------------------------------------------
 
 _ASSETS = Path(__file__).parent.parent / "assets" / "extractors"
 
@@ -211,7 +212,9 @@ class _Classifier(nn.Module):
         size = self.network.architecture.size
         if images.shape[-2:] != (size, size):
             found = f"{images.shape[-2]}x{images.shape[-1]}"
-            raise UsageError(f"{self.name} measures {size}x{size} images and was given {found}: another protocol?")
+            raise UsageError(
+                f"{self.name} measures {size}x{size} images and was given {found}: another protocol?"
+            )
         features, logits = self.network(images)
         return {"features": features.float(), "logits": logits.float()}
 
@@ -248,7 +251,7 @@ _CLIP_HASH = "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
 
 
 @cache
-def _registry() -> dict[str, Any]:
+def _registry() -> dict[str, Definition]:
     release = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     known = (
         _own("digits-cnn"),

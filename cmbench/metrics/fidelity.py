@@ -14,7 +14,7 @@ NAMES = {"cmbench-digits": "digits-cnn", "cmbench-mnist": "mnist-cnn", "cmbench-
 class ClassifierFeatures(FeatureExtractorBase):  # type: ignore[misc]
     """One of our classifiers behind torch-fidelity's interface, layers ``features`` and ``logits``."""
 
-    def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:  # noqa: ARG002 (their interface)
+    def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:  # noqa: ARG002
         super().__init__(name, features_list)
         self.network = open_network(NAMES[name])
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cmbench.errors import WorkError
 from cmbench.metrics.frechet import frechet_distance

@@ -1,4 +1,4 @@
-"""The FID Inception network: torch-fidelity's blocks and weight file, arranged to run fast and to give all layers at once."""
+"""The FID Inception network: torch-fidelity's blocks and weight file, all layers in one fast pass."""
 
 from collections.abc import Mapping
 
@@ -14,14 +14,17 @@ SIZE = 299
 
 
 class InceptionV3(nn.Module):
-    """The network of ``classify_image_graph_def.pb`` (Inception, 2015-12-05), from which FID, sFID and IS are taken.
+    """The network of ``classify_image_graph_def.pb`` (2015-12-05), from which FID, sFID and IS are taken.
 
-    Layers: ``pool3`` [B, 2048], the mean over the last 8 x 8 map; ``logits_unbiased`` [B, 1008], the class scores
-    without their bias, as all Inception Scores use them; ``spatial`` [B, 2023], the first 7 channels of
-    ``mixed_6/conv`` over its 17 x 17 map in height-width-channel order, for sFID (Nash et al. 2021).
+    Layers: ``pool3`` [B, 2048], the mean over the last 8 x 8 map; ``logits_unbiased`` [B, 1008], the class
+    scores without their bias, as all Inception Scores use them; ``spatial`` [B, 2023], the first 7 channels
+    of ``mixed_6/conv`` over its 17 x 17 map in height-width-channel order, for sFID (Nash et al. 2021).
 
-    The batch normalisations are merged into the convolutions, which changes features by float32 rounding only.
+    The batch normalisations are merged into the convolutions, which changes features by float32 rounding
+    only.
     """
+
+    classes: Tensor
 
     def __init__(self, weights: Mapping[str, Tensor], resize_mode: str) -> None:
         super().__init__()
@@ -80,7 +83,8 @@ class InceptionV3(nn.Module):
         out: dict[str, Tensor] = {}
         for name, block in self.mixed.items():
             if name == "Mixed_6d":
-                first = block.branch1x1
+                first = block.get_submodule("branch1x1")
+                assert isinstance(first, _Convolution) and first.bias is not None
                 spatial = F.relu(F.conv2d(x, first.weight[:7], first.bias[:7]))
                 out["spatial"] = spatial.permute(0, 2, 3, 1).flatten(1).float()
             x = block(x)

@@ -1,4 +1,4 @@
-"""Protocols as data: everything that moves a number, in one frozen object with a fingerprint. Imports no torch."""
+"""Protocols as data: everything that moves a number, in one frozen object with a fingerprint (no torch)."""
 
 import dataclasses
 import hashlib
@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from cmbench.errors import UsageError, unknown
 from cmbench.records import fingerprint
 
 QUANTIZERS = ("truncate", "round")
-RESIZES = ("none", "tf1-bilinear", "half-pixel-bilinear", "half-pixel-bicubic", "pil-bicubic", "pil-bicubic-uint8")
+RESIZES = (
+    "none",
+    "tf1-bilinear",
+    "half-pixel-bilinear",
+    "half-pixel-bicubic",
+    "pil-bicubic",
+    "pil-bicubic-uint8",
+)
 PRECISIONS = ("float32", "tf32", "bf16")
 
 # What each kind of metric is called in records, and the settings that it takes with their defaults.
@@ -37,7 +45,8 @@ class ExtractorSpec:
     Attributes:
         name: as registered in :mod:`cmbench.metrics.extractors`.
         weights: SHA-256 of its weight file in hex, or the first digits of it; None where it is not known in
-            advance (the hash of the file that was used then stands in the reference's and the engine's provenance).
+            advance (the hash of the file that was used then stands in the reference's and the engine's
+            provenance).
         resize: one of :data:`RESIZES`; the size is the network's own.
     """
 
@@ -74,8 +83,8 @@ class ReferenceSpec:
         file: name of the published statistics file, or None where the data set itself is the reference.
         url: where that file is published.
         sha256: of that file, where it is known.
-        rebuild: whether the data set's own training images give the same statistics, so that they may be computed
-            where the file is absent (the figures then say so).
+        rebuild: whether the data set's own training images give the same statistics, so that they may be
+            computed where the file is absent (the figures then say so).
         path: a file given by the user, which takes the place of the published one.
     """
 
@@ -95,8 +104,8 @@ class Protocol:
         name: what the user types.
         title: one line for lists.
         source: whose evaluation this is (paper, code), or why it exists.
-        quantizer: how floats in [-1, 1] become uint8: ``truncate`` floor(127.5 x + 127.5), ``round`` the nearest
-            level of 127.5 x + 128 (EDM).
+        quantizer: how floats in [-1, 1] become uint8: ``truncate`` floor(127.5 x + 127.5), ``round`` the
+            nearest level of 127.5 x + 128 (EDM).
         extractors: the networks, each of which runs once per image.
         metrics: what is computed from their features.
         references: data set -> reference; ``*`` stands for every other data set.
@@ -121,7 +130,7 @@ class Protocol:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over all that moves a number: names, titles, sources and addresses are left out."""
+        """Sixteen hex digits over all that moves a number; names, titles and addresses are left out."""
         data = self.to_json()
         for cosmetic in ("name", "title", "source"):
             del data[cosmetic]
@@ -146,7 +155,7 @@ class Protocol:
 
     def with_precision(self, precision: str) -> "Protocol":
         """The same protocol in another arithmetic; another fingerprint."""
-        return _checked(dataclasses.replace(self, precision=precision))
+        return checked(dataclasses.replace(self, precision=precision))
 
     def with_reference(self, path: Path) -> "Protocol":
         """The same protocol against a statistics or image file of the user's; its hash joins the fingerprint.
@@ -176,7 +185,8 @@ def metric(
         **settings: those that differ from the kind's defaults.
 
     Raises:
-        UsageError: unknown kind or setting, a title too many or too few, a value of another type than the default's.
+        UsageError: unknown kind or setting, a title too many or too few, a value of another type than the
+            default's.
     """
     if kind not in KINDS:
         raise unknown("kind of metric", kind, KINDS)
@@ -190,10 +200,8 @@ def metric(
         whole = isinstance(value, int) and not isinstance(value, bool)
         number = whole or (isinstance(value, float) and isinstance(defaults[key], float))
         least = 0 if key.endswith("seed") else 1
-        if (
-            value is not None
-            and not (number and value >= least)
-            or (value is None and defaults[key] is not None)
+        if (value is not None and not (number and value >= least)) or (
+            value is None and defaults[key] is not None
         ):
             raise UsageError(f"setting {key} of metric '{kind}' cannot be {value!r}: it is a positive number")
     complete = {**defaults, **settings}
@@ -228,13 +236,14 @@ def from_json(data: Mapping[str, Any], where: str = "protocol") -> Protocol:
         raise UsageError(f"{where}: {str(error).removeprefix('Protocol.__init__() ')}") from error
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
-    return _checked(made, where)
+    return checked(made, where)
 
 
 def from_toml(path: Path) -> Protocol:
     """A user's own protocol: the fields of :class:`Protocol` as TOML.
 
-    ``base = "adm"`` starts from a built-in one, of which the file then gives only what differs (whole fields).
+    ``base = "adm"`` starts from a built-in one, of which the file then gives only what differs (whole
+    fields).
 
     Raises:
         UsageError: the file cannot be read, or says something that makes no protocol.
@@ -250,24 +259,42 @@ def from_toml(path: Path) -> Protocol:
     return from_json(data, str(path))
 
 
+# The protocol that the literature uses for a data set, or our own classifier's for the embedded ones.
+DEFAULTS = {
+    "digits": "digits",
+    "mnist": "mnist",
+    "cifar10": "cm-cifar10",
+    "imagenet64": "adm",
+    "lsun-bedroom": "adm",
+    "lsun-cat": "adm",
+}
+
+
+@cache
+def _built_in() -> Mapping[str, Protocol]:
+    from cmbench.metrics.builtin import PROTOCOLS  # which is made of what this module defines
+
+    return {protocol.name: checked(protocol, protocol.name) for protocol in PROTOCOLS}
+
+
 def get(name: str) -> Protocol:
     """The built-in protocol of that name. Raises UsageError, with the nearest name, where there is none."""
-    if name not in _BUILT_IN:
-        raise unknown("protocol", name, _BUILT_IN)
-    return _BUILT_IN[name]
+    if name not in _built_in():
+        raise unknown("protocol", name, _built_in())
+    return _built_in()[name]
 
 
 def names() -> list[str]:
     """The built-in protocols, in the order in which a list should show them."""
-    return list(_BUILT_IN)
+    return list(_built_in())
 
 
 def default_for(dataset_name: str) -> Protocol:
-    """The protocol of the literature for this data set, or our own classifier's for the embedded ones."""
-    return get(_DEFAULTS.get(dataset_name, "torch-fidelity"))
+    """The protocol for this data set (:data:`DEFAULTS`); torch-fidelity's for any other."""
+    return get(DEFAULTS.get(dataset_name, "torch-fidelity"))
 
 
-def _checked(protocol: Protocol, where: str = "protocol") -> Protocol:
+def checked(protocol: Protocol, where: str = "protocol") -> Protocol:
     def choose(what: str, value: Any, known: tuple[str, ...]) -> None:
         if value not in known:
             raise UsageError(f"{where}: {what} cannot be {value!r}: choose {', '.join(known)}")
@@ -287,162 +314,3 @@ def _checked(protocol: Protocol, where: str = "protocol") -> Protocol:
     if not isinstance(protocol.samples, int) or protocol.samples < 2:
         raise UsageError(f"{where}: samples cannot be {protocol.samples!r}: it is a number from 2 up")
     return protocol
-
-
-# --- the built-in protocols -------------------------------------------------------------------------------------
-
-_INCEPTION = ExtractorSpec("inception-v3", "6726825d", "tf1-bilinear")
-_CLEANFID = "https://www.cs.cmu.edu/~clean-fid/stats/"
-_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/"
-_EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/"
-_ANY = {"*": ReferenceSpec("training set")}
-
-
-def _adm_reference(folder: str, file: str) -> ReferenceSpec:
-    return ReferenceSpec(Path(file).stem, file, f"{_ADM}{folder}/{file}", rebuild=False)
-
-
-def _own(dataset: str, extractor: str, samples: int, references: int | None) -> Protocol:
-    """A protocol whose features are those of our own classifier for this data set."""
-    index = json.loads((Path(__file__).parent.parent / "assets" / "extractors" / "index.json").read_text())
-    spec = ExtractorSpec(extractor, index.get(extractor, {}).get("sha256"))
-    return Protocol(
-        name=extractor if dataset == "cifar10" else dataset,
-        title=f"{dataset} by the features and class probabilities of our own classifier, {extractor}",
-        source="cmbench; comparable within cmbench only",
-        quantizer="round",
-        extractors=(spec,),
-        metrics=(
-            metric("frechet", extractor, "features", f"FD ({extractor})"),
-            metric("inception-score", extractor, "logits", f"IS ({extractor})", splits=10, shuffle_seed=2020),
-            metric(
-                "precision-recall", extractor, "features", f"Precision ({extractor})", f"Recall ({extractor})",
-                reference_count=references, sample_count=references,
-            ),
-            metric("kid", extractor, "features", f"KID ({extractor})"),
-        ),
-        references={dataset: ReferenceSpec(f"{dataset} training set")},
-        samples=samples,
-    )  # fmt: skip
-
-
-_BUILT_IN = {
-    protocol.name: _checked(protocol, protocol.name)
-    for protocol in (
-        Protocol(
-            name="cm-cifar10",
-            title="Consistency Models, CIFAR-10: FID of clean-fid's legacy_tensorflow, IS of torch-fidelity",
-            source="Song et al. 2023 (arXiv 2303.01469), openai/consistency_models_cifar10",
-            quantizer="truncate",
-            extractors=(_INCEPTION,),
-            metrics=(
-                metric("frechet", "inception-v3", "pool3", "FID"),
-                metric("inception-score", "inception-v3", "logits_unbiased", "IS", splits=10, shuffle_seed=2020),
-            ),
-            references={
-                "cifar10": ReferenceSpec(
-                    "cifar10_legacy_tensorflow_train_32",
-                    "cifar10_legacy_tensorflow_train_32.npz",
-                    _CLEANFID + "cifar10_legacy_tensorflow_train_32.npz",
-                )
-            },
-        ),
-        Protocol(
-            name="adm",
-            title="ADM evaluator (Consistency Models on ImageNet-64 and LSUN): FID, sFID, IS, precision, recall",
-            source="Dhariwal & Nichol 2021 (arXiv 2105.05233), openai/guided-diffusion",
-            quantizer="truncate",
-            extractors=(_INCEPTION,),
-            metrics=(
-                metric("frechet", "inception-v3", "pool3", "FID"),
-                metric("frechet", "inception-v3", "spatial", "sFID", keys=("sfid",)),
-                metric("inception-score", "inception-v3", "logits_unbiased", "IS", split_size=5000),
-                metric(
-                    "precision-recall", "inception-v3", "pool3", "Precision", "Recall", reference_count=10_000
-                ),
-            ),
-            references={
-                "imagenet64": _adm_reference("imagenet/64", "VIRTUAL_imagenet64_labeled.npz"),
-                "lsun-bedroom": _adm_reference("lsun/bedroom", "VIRTUAL_lsun_bedroom256.npz"),
-                "lsun-cat": _adm_reference("lsun/cat", "VIRTUAL_lsun_cat256.npz"),
-                **_ANY,
-            },
-        ),
-        Protocol(
-            name="edm",
-            title="EDM: FID of 50,000 rounded images",
-            source="Karras et al. 2022 (arXiv 2206.00364), NVlabs/edm",
-            quantizer="round",
-            extractors=(_INCEPTION,),
-            metrics=(metric("frechet", "inception-v3", "pool3", "FID"),),
-            references={
-                "cifar10": ReferenceSpec("cifar10-32x32", "cifar10-32x32.npz", _EDM + "cifar10-32x32.npz"),
-                "imagenet64": ReferenceSpec(
-                    "imagenet-64x64", "imagenet-64x64.npz", _EDM + "imagenet-64x64.npz", rebuild=False
-                ),
-                **_ANY,
-            },
-        ),
-        Protocol(
-            name="clean",
-            title="clean-fid: FID of images resized by Pillow's bicubic filter",
-            source="Parmar et al. 2022 (arXiv 2104.11222), GaParmar/clean-fid",
-            quantizer="round",
-            extractors=(ExtractorSpec("inception-v3", "6726825d", "pil-bicubic"),),
-            metrics=(metric("frechet", "inception-v3", "pool3", "FID (clean)"),),
-            references={
-                "cifar10": ReferenceSpec(
-                    "cifar10_clean_train_32", "cifar10_clean_train_32.npz", _CLEANFID + "cifar10_clean_train_32.npz"
-                ),
-                **_ANY,
-            },
-        ),
-        Protocol(
-            name="dgm",
-            title="dgm-eval: Fréchet distance, FD∞, precision to coverage and AuthPct on DINOv2 features",
-            source="Stein et al. 2023 (arXiv 2306.04675), layer6ai-labs/dgm-eval",
-            quantizer="round",
-            extractors=(ExtractorSpec("dinov2-vit-l-14", None, "pil-bicubic-uint8"),),
-            metrics=(
-                metric("frechet", "dinov2-vit-l-14", "cls", "FD-DINOv2"),
-                metric("fid-infinity", "dinov2-vit-l-14", "cls", "FD∞-DINOv2"),
-                metric(
-                    "precision-recall", "dinov2-vit-l-14", "cls", "Precision (DINOv2)", "Recall (DINOv2)",
-                    k=5, reference_count=10_000, sample_count=10_000,
-                ),
-                metric(
-                    "density-coverage", "dinov2-vit-l-14", "cls", "Density (DINOv2)", "Coverage (DINOv2)",
-                    reference_count=10_000, sample_count=10_000,
-                ),
-                metric("authpct", "dinov2-vit-l-14", "cls", "AuthPct (DINOv2)"),
-            ),
-            references=_ANY,
-        ),
-        Protocol(
-            name="torch-fidelity",
-            title="torch-fidelity 0.4: FID, IS, KID, precision and recall on VGG16 features",
-            source="toshas/torch-fidelity",
-            quantizer="truncate",
-            extractors=(_INCEPTION, ExtractorSpec("vgg16", "397923af", "tf1-bilinear")),
-            metrics=(
-                metric("frechet", "inception-v3", "pool3", "FID"),
-                metric("inception-score", "inception-v3", "logits_unbiased", "IS", splits=10, shuffle_seed=2020),
-                metric("kid", "inception-v3", "pool3", "KID", seed=2020),
-                metric("precision-recall", "vgg16", "fc2_relu", "Precision (VGG16)", "Recall (VGG16)"),
-            ),
-            references=_ANY,
-        ),
-        _own("digits", "digits-cnn", 1_797, None),
-        _own("mnist", "mnist-cnn", 10_000, 10_000),
-        _own("cifar10", "cifar10-resnet", 50_000, 10_000),
-    )
-}  # fmt: skip
-
-_DEFAULTS = {
-    "digits": "digits",
-    "mnist": "mnist",
-    "cifar10": "cm-cifar10",
-    "imagenet64": "adm",
-    "lsun-bedroom": "adm",
-    "lsun-cat": "adm",
-}

@@ -27,7 +27,8 @@ class Statistics:
         mean: [D], float64.
         covariance: [D, D], float64.
         count: images behind them; 0 where the file does not say.
-        features: [M, D] float32 of all of the images, or of those that the file holds; None where none are kept.
+        features: [M, D] float32 of all of the images, or of those that the file holds; None where none are
+            kept.
     """
 
     mean: Float64
@@ -72,9 +73,9 @@ def read(path: Path) -> tuple[Reference, NDArray[np.uint8] | None]:
     """Read a file of reference statistics, ours or a published one.
 
     Published files: ``.npz`` with ``mu`` and ``sigma`` (pytorch-fid, clean-fid, EDM), also with ``mu_s`` and
-    ``sigma_s`` of the spatial features and images ``arr_0`` (ADM), or with images alone; ``.pkl`` of EDM2, of which
-    only arrays and numbers are read. Their layers are ``inception-v3/pool3``, ``inception-v3/spatial`` and
-    ``dinov2-vit-l-14/cls``.
+    ``sigma_s`` of the spatial features and images ``arr_0`` (ADM), or with images alone; ``.pkl`` of EDM2, of
+    which only arrays and numbers are read. Their layers are ``inception-v3/pool3``, ``inception-v3/spatial``
+    and ``dinov2-vit-l-14/cls``.
 
     Returns:
         The reference, and the images uint8 [N, C, H, W] that come with it, or None.
@@ -97,11 +98,12 @@ def check(layer: str, known: Statistics, dimensions: int, name: str) -> None:
     """Raise UsageError where a reference's statistics cannot be those of this layer."""
     D = known.mean.size
     if known.mean.ndim != 1 or known.covariance.shape != (D, D):
-        raise UsageError(f"reference {name}: mean {known.mean.shape} and covariance {known.covariance.shape} differ")
-    if dimensions != D:
         raise UsageError(
-            f"reference {name} has {D} dimensions and {layer} has {dimensions}: it was made with another extractor"
+            f"reference {name}: mean {known.mean.shape} and covariance {known.covariance.shape} differ"
         )
+    if dimensions != D:
+        found = f"reference {name} has {D} dimensions and {layer} has {dimensions}"
+        raise UsageError(f"{found}: it was made with another extractor")
 
 
 def _ours(file: Mapping[str, NDArray[Any]]) -> Reference:
@@ -114,7 +116,7 @@ def _ours(file: Mapping[str, NDArray[Any]]) -> Reference:
             file[f"{layer}/mean"],
             file[f"{layer}/covariance"],
             int(file[f"{layer}/count"]),
-            file[f"{layer}/features"] if f"{layer}/features" in file else None,
+            file.get(f"{layer}/features"),
         )
         for layer in sorted(layers)
     }
@@ -128,7 +130,7 @@ def _published(path: Path, file: Mapping[str, NDArray[Any]]) -> tuple[Reference,
             layers[f"inception-v3/{layer}"] = Statistics(
                 file[mean].astype(np.float64), file[covariance].astype(np.float64)
             )
-    images = file["arr_0"] if "arr_0" in file else None
+    images = file.get("arr_0")
     if images is not None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"arr_0 is {images.dtype} {images.shape}, not uint8 [N, H, W, 3]")
@@ -145,7 +147,9 @@ def _edm2(data: Any) -> dict[str, Statistics]:
     if "mu" in data and "sigma" in data:
         data = {"fid": data}
     layers = {
-        layer: Statistics(np.asarray(data[name]["mu"], np.float64), np.asarray(data[name]["sigma"], np.float64))
+        layer: Statistics(
+            np.asarray(data[name]["mu"], np.float64), np.asarray(data[name]["sigma"], np.float64)
+        )
         for name, layer in names.items()
         if isinstance(data.get(name), dict)
     }

@@ -39,7 +39,7 @@ def resize(images: Tensor, size: int, mode: str) -> Tensor:
         if mode == "pil-bicubic":
             planes = planes.astype(np.float32)  # makes Pillow filter in float and keep what it computes
         out = np.stack([np.asarray(_pillow(plane, size)) for plane in planes]).astype(np.float32)
-        resized = torch.from_numpy(out.clip(0, 255)).unflatten(0, images.shape[:2])
+        resized = torch.from_numpy(out.clip(0, 255)).reshape(*images.shape[:2], size, size)
         return resized.to(images.device)
     raise ValueError(f"resize '{mode}', not one of {', '.join(RESIZES)}")
 
@@ -49,7 +49,7 @@ def _pillow(plane: np.ndarray, size: int) -> Image.Image:
 
 
 def _tf1_grid(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower and upper neighbour [size] and the weight of the upper one, for output pixel i at i * length / size."""
+    """Both neighbours [size] of output pixel i, at i * length / size, and the weight of the upper one."""
     # float32 throughout, as TensorFlow computes it: the last bits decide which pixel a position falls on.
     position = torch.arange(size, dtype=torch.float32) * torch.tensor(length / size, dtype=torch.float32)
     low = position.long()

@@ -21,7 +21,8 @@ Features = NDArray[np.float32]
 class LayerState:
     """The features of one layer over consecutive samples: rows, moments, or both.
 
-    Rows are kept for good where ``keep`` says so. Elsewhere they are folded into float64 moments as soon as there
+    Rows are kept for good where ``keep`` says so. Elsewhere they are folded into float64 moments as soon as
+    there
     are more of them than moments are worth: below that they take less room, and cost no rounding.
     """
 
@@ -38,7 +39,7 @@ class LayerState:
         return self._folded.n + sum(map(len, self._rows))
 
     def update(self, rows: Features, first_index: int) -> None:
-        """Add features [B, D] of the samples from ``first_index`` on. Values that are not finite are remembered."""
+        """Add features [B, D] of the samples from ``first_index`` on; remember values that are not finite."""
         if self.failure is None and not np.isfinite(rows).all():
             bad = first_index + int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
             self.failure = f"the features of sample {bad} are not finite"
@@ -56,7 +57,7 @@ class LayerState:
         return np.concatenate(self._rows) if self._rows else np.zeros((0, self.dimensions), np.float32)
 
     def moments(self) -> Moments:
-        """Mean and covariance over all samples seen; rows enter in runs of one length, so that batches do not show."""
+        """Mean and covariance of all samples; rows enter in runs of one length, so batches do not show."""
         total = Moments.from_state(self._folded.state())
         rows = self.rows()
         for start in range(0, len(rows), 4096):

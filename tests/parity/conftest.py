@@ -1,4 +1,4 @@
-"""Weights of the right layout for the big networks: seeded, and with features and class scores that really vary."""
+"""Weights of the right layout for Inception: seeded, with features and class scores that really vary."""
 
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from torch import nn
 def _calibrated_inception() -> nn.Module:
     """An untrained FID Inception whose activations keep unit scale to the last layer.
 
-    He's initialisation alone gives nearly constant features; here the batch normalisations take the statistics of
-    a batch of varied images, and the class weights are scaled so that the largest probabilities differ by image.
+    He's initialisation alone gives nearly constant features; here the batch normalisations take the
+    statistics of a batch of varied images, and the class weights are scaled so that the largest probabilities
+    differ by image.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -44,7 +45,7 @@ def _calibrated_inception() -> nn.Module:
 
 
 def varied_images(count: int, size: int, seed: int = 0) -> torch.Tensor:
-    """uint8 [count, 3, size, size]: smooth random fields of varying colour, contrast and roughness, plus noise."""
+    """uint8 [count, 3, size, size]: smooth random fields of varying contrast and roughness, plus noise."""
     rng = torch.Generator().manual_seed(seed)
     out = torch.zeros(count, 3, size, size)
     for cells in (2, 4, 9):
