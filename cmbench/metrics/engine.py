@@ -1,0 +1,384 @@
+"""The engine: every image goes once through each extractor, and every metric is fed from that one pass."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmbench.errors import CmbenchError, UsageError, WorkError
+from cmbench.metrics import references, shards
+from cmbench.metrics.extractors import Extractor, definition, file_hash, open_extractor
+from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, figures
+from cmbench.metrics.protocols import MetricSpec, Protocol, ReferenceSpec
+from cmbench.metrics.references import Reference, Statistics
+from cmbench.metrics.shards import LayerState, Shard
+from cmbench.paths import cache_dir
+from cmbench.records import Metric, fingerprint
+
+if TYPE_CHECKING:
+    from cmbench.data import ImageData
+
+BATCH = 64
+PART = 4096  # images of a reference between two saves
+
+Progress = Callable[[int, int], None]
+
+
+class Engine:
+    """Measures uint8 images under one protocol; made by :meth:`open`.
+
+    Extractors always run whole batches whose borders are multiples of ``batch_size`` in sample index (short
+    ones are padded), so that the features of a sample depend neither on how a caller cuts its batches and
+    shards nor on what else was measured. Shards whose borders are such multiples waste nothing.
+
+    Attributes:
+        protocol: what is measured.
+        batch_size: images per pass; another one changes features in the last bits.
+        missing: extractor -> why it could not be opened.
+    """
+
+    def __init__(
+        self, protocol: Protocol, extractors: dict[str, Extractor], missing: dict[str, str], batch_size: int
+    ) -> None:
+        self.protocol = protocol
+        self.batch_size = batch_size
+        self.missing = missing
+        self._extractors = extractors
+
+    @classmethod
+    def open(
+        cls,
+        protocol: Protocol,
+        *,
+        device: str | torch.device = "cpu",
+        weights: Path | None = None,
+        batch_size: int = BATCH,
+        download: bool = True,
+        compile: bool = False,
+    ) -> "Engine":
+        """Load the protocol's extractors.
+
+        One that cannot be had is remembered with its reason: its metrics are reported as missing, the others
+        are computed.
+
+        Args:
+            protocol: what to measure.
+            device: where the extractors run.
+            weights: the user's weight file, or a folder of such files.
+            batch_size: images per pass through an extractor.
+            download: whether absent weights may be fetched.
+            compile: let ``torch.compile`` fuse the networks, which changes the last bits of features.
+
+        Raises:
+            UsageError: unknown extractor, nothing at ``weights``, a batch size below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"a batch has at least one image, not {batch_size}")
+        opened, missing = {}, {}
+        for spec in protocol.extractors:
+            try:
+                extractor = open_extractor(
+                    spec, device=device, precision=protocol.precision, weights=weights, download=download
+                )
+                opened[spec.name] = extractor.compile() if compile else extractor
+            except WorkError as error:
+                missing[spec.name] = str(error)
+        return cls(protocol, opened, missing, batch_size)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Protocol and the SHA-256 of the weights that are really in use, for records."""
+        weights = {name: extractor.weights for name, extractor in self._extractors.items()}
+        return {"protocol": self.protocol.name, "fingerprint": self.protocol.fingerprint, "weights": weights}
+
+    def quantize(self, images: Tensor) -> Tensor:
+        """Float images [B, C, H, W] in [-1, 1] to uint8, as the protocol says.
+
+        ``truncate``: floor(127.5 x + 127.5); ``round``: floor(127.5 x + 128); both limited to 0 .. 255.
+
+        Raises:
+            UsageError: not floating point.
+            WorkError: values that are not finite.
+        """
+        if not images.is_floating_point():
+            raise UsageError(f"images to quantise are floats in [-1, 1], not {images.dtype}")
+        levels = images.float() * 127.5 + (127.5 if self.protocol.quantizer == "truncate" else 128.0)
+        if not bool(torch.isfinite(levels).all()):
+            bad = (~torch.isfinite(levels)).flatten(1).any(1)
+            raise WorkError(
+                f"{int(bad.sum())} of {len(bad)} generated images hold values that are not finite"
+            )
+        return levels.clamp(0, 255).to(torch.uint8)
+
+    # --- samples ---------------------------------------------------------------------------------
+
+    def shard(self) -> Shard:
+        """An empty shard, for a contiguous range of sample indices."""
+        needed = {
+            self._layer(spec): False for spec in self.protocol.metrics if spec.extractor in self._extractors
+        }
+        for spec in self.protocol.metrics:
+            if spec.kind in KEEPS_SAMPLES and self._layer(spec) in needed:
+                needed[self._layer(spec)] = True
+        return self._empty(needed)
+
+    def update(self, shard: Shard, images: Tensor | NDArray[np.uint8], first_index: int) -> None:
+        """Add images to a shard.
+
+        Args:
+            shard: of this engine.
+            images: uint8 [B, C, H, W] with C of 1 or 3; gray becomes three equal channels.
+            first_index: sample index of the first image; continues where the shard ends.
+
+        Raises:
+            UsageError: images of another type or shape, indices that do not continue.
+        """
+        images = torch.as_tensor(images)
+        if images.dtype != torch.uint8:
+            raise UsageError(f"images are measured as uint8, not {images.dtype}: quantise floats first")
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise UsageError(f"images have shape [B, 1 or 3, H, W], not {list(images.shape)}")
+        if len(images) == 0:
+            return
+        if shard.first is None:
+            shard.first = first_index
+        elif first_index != shard.stop:
+            raise UsageError(f"the next image of this shard is number {shard.stop}, not {first_index}")
+        shard.count += len(images)
+        shard.waiting.append(images)
+        self._run(shard, flush=False)
+
+    def save(self, shard: Shard, path: Path) -> None:
+        """Run what waits and write the shard atomically as ``.npz``."""
+        self._run(shard, flush=True)
+        shards.save(shard, path)
+
+    def load(self, path: Path) -> Shard:
+        """Read a shard.
+
+        Raises:
+            UsageError: it is of another protocol, other weights or another batch size.
+            WorkError: it is damaged.
+        """
+        return shards.load(path, self.shard())
+
+    def merge(self, parts: Iterable[Shard]) -> Shard:
+        """Join shards in the order of their sample indices, whatever order they come in.
+
+        Raises:
+            UsageError: shards of another protocol.
+            WorkError: samples are missing in between, or come twice.
+        """
+        return self._merge(parts, self.shard())
+
+    # --- reference -------------------------------------------------------------------------------
+
+    def reference(self, data: "ImageData | None", progress: Progress | None = None) -> Reference:
+        """What the protocol compares with, for this data set.
+
+        A statistics file is looked for at the path that the user gave and in ``cache_dir()/references``.
+        Where the protocol's reference is the data set itself, its features are computed in one pass (in parts
+        that a later call continues) and cached. What cannot be had comes back with the reason, not as an
+        error.
+
+        Args:
+            data: the data set; None where the reference is a file.
+            progress: called with images done and images to do while features are computed.
+
+        Raises:
+            UsageError: the file's dimensions are not the extractor's; the protocol has no reference for the
+                data.
+            WorkError: the file is damaged.
+        """
+        known = self.protocol.references
+        name = data.name if data is not None else None
+        spec = (
+            known.get(name or "*") or known.get("*") or (next(iter(known.values())) if data is None else None)
+        )
+        if spec is None:
+            raise UsageError(
+                f"protocol '{self.protocol.name}' has no reference for {name}: it knows {', '.join(known)}"
+            )
+        path = spec.path
+        if path is None and spec.file is not None and (cache_dir() / "references" / spec.file).is_file():
+            path = cache_dir() / "references" / spec.file
+        if path is not None:
+            return self._from_file(spec, path)
+        get = f"download {spec.url} and pass it as the reference" if spec.url else "pass a reference file"
+        if data is not None and (spec.file is None or spec.rebuild):
+            built = self._from_data(spec, data, progress)
+            if spec.file is None:
+                return built
+            note = f"reference computed from {data.title}, as {spec.file} was not found"
+            return Reference(spec.name, built.layers, built.provenance, note)
+        reason = f"no reference: {spec.file or 'the data set'} is absent; {get}"
+        return Reference(spec.name, {}, missing=reason)
+
+    def _from_file(self, spec: ReferenceSpec, path: Path) -> Reference:
+        digest = file_hash(path)
+        if spec.sha256 is not None and digest != spec.sha256:
+            raise WorkError(f"{path} has SHA-256 {digest[:16]}..., the protocol says {spec.sha256[:16]}...")
+        found, images = references.read(path)
+        layers = dict(found.layers)
+        needed = self._reference_layers()
+        if images is not None and any(layers.get(n) is None or (keep and layers[n].features is None)
+                                      for n, keep in needed.items()):  # fmt: skip
+            shard = self._empty(dict.fromkeys(needed, True))
+            for start in range(0, len(images), self.batch_size):
+                self.update(shard, images[start : start + self.batch_size], start)
+            self._run(shard, flush=True)
+            for layer, state in shard.layers.items():
+                moments, stated = state.moments(), layers.get(layer)
+                # The statistics in the file are of the whole set; its images are a part of it.
+                mean, covariance = (
+                    (stated.mean, stated.covariance) if stated else (moments.mean, moments.covariance())
+                )
+                layers[layer] = Statistics(mean, covariance, 0 if stated else moments.n, state.rows())
+        for layer, statistics in layers.items():
+            if layer in needed:
+                extractor, _, name = layer.partition("/")
+                references.check(layer, statistics, definition(extractor).layers[name], path.name)
+        provenance = {"file": path.name, "sha256": digest, **found.provenance}
+        return Reference(spec.name, {name: layers[name] for name in needed if name in layers}, provenance)
+
+    def _from_data(self, spec: ReferenceSpec, data: "ImageData", progress: Progress | None) -> Reference:
+        needed = self._reference_layers()
+        identity = {**self._identity(), "layers": needed, "data": data.fingerprint, "images": len(data)}
+        path = cache_dir() / "references" / f"{data.name}-{fingerprint(identity)}.npz"
+        if path.is_file():
+            return references.read(path)[0]
+        parts, folder = [], path.with_suffix(".parts")
+        for start in range(0, len(data), PART):
+            stop, part = min(start + PART, len(data)), folder / f"{start:08d}.npz"
+            if not part.is_file():
+                shard = self._empty(needed)
+                for first in range(start, stop, self.batch_size):
+                    last = min(first + self.batch_size, stop)
+                    self.update(shard, data.read(np.arange(first, last)), first)
+                    if progress is not None:
+                        progress(last, len(data))
+                self.save(shard, part)
+            parts.append(part)
+        empty = self._empty(needed)
+        whole = shards.merge((shards.load(part, self._empty(needed)) for part in parts), empty)
+        layers = {}
+        for layer, state in whole.layers.items():
+            if state.failure:
+                raise WorkError(f"reference {spec.name}: {state.failure}")
+            moments = state.moments()
+            kept = state.rows() if state.keep else None
+            layers[layer] = Statistics(moments.mean, moments.covariance(), moments.n, kept)
+        provenance = {
+            "data": data.name,
+            "data_fingerprint": data.fingerprint,
+            "images": len(data),
+            **self.provenance,
+        }
+        reference = Reference(spec.name, layers, provenance)
+        references.write(path, reference)
+        shutil.rmtree(folder, ignore_errors=True)
+        return reference
+
+    # --- metrics ---------------------------------------------------------------------------------
+
+    def compute(self, shard: Shard, reference: Reference) -> dict[str, Metric]:
+        """All figures of the protocol, in its order; what cannot be computed says why.
+
+        Args:
+            shard: all samples (see :meth:`merge`).
+            reference: from :meth:`reference`.
+        """
+        self._run(shard, flush=True)
+        out: dict[str, Metric] = {}
+        for spec in self.protocol.metrics:
+            try:
+                out |= self._figures(spec, shard, reference)
+            except CmbenchError as error:
+                out |= {key: Metric.missing(str(error)) for key in spec.titles}
+        return out
+
+    def _figures(self, spec: MetricSpec, shard: Shard, reference: Reference) -> dict[str, Metric]:
+        layer = self._layer(spec)
+        if spec.extractor in self.missing:
+            raise WorkError(self.missing[spec.extractor])
+        state = shard.layers[layer]
+        if state.failure is not None:
+            raise WorkError(state.failure)
+        if shard.count < 2:
+            raise WorkError(f"{shard.count} samples are too few for any statistics")
+        statistics = reference.layers.get(layer)
+        notes = []
+        if spec.kind not in NO_REFERENCE:
+            if reference.missing is not None:
+                raise WorkError(reference.missing)
+            if statistics is None or (spec.kind in KEEPS_REFERENCE and statistics.features is None):
+                what = "features" if statistics else "statistics"
+                raise WorkError(f"reference {reference.name} holds no {what} of {layer}")
+            notes = [reference.note] if reference.note else []
+        if shard.count < self.protocol.samples:
+            notes.append(f"{shard.count} samples; the protocol asks for {self.protocol.samples}")
+        return figures(spec, state, statistics, tuple(notes))
+
+    # --- one pass --------------------------------------------------------------------------------
+
+    def _layer(self, spec: MetricSpec) -> str:
+        return f"{spec.extractor}/{spec.layer}"
+
+    def _identity(self) -> dict[str, Any]:
+        weights = {name: extractor.weights for name, extractor in sorted(self._extractors.items())}
+        return {"protocol": self.protocol.fingerprint, "weights": weights, "batch size": self.batch_size}
+
+    def _reference_layers(self) -> dict[str, bool]:
+        """Layers that the reference needs -> whether its features are kept."""
+        needed: dict[str, bool] = {}
+        for spec in self.protocol.metrics:
+            if spec.kind not in NO_REFERENCE and spec.extractor in self._extractors:
+                keep = needed.get(self._layer(spec), False) or spec.kind in KEEPS_REFERENCE
+                needed[self._layer(spec)] = keep
+        return needed
+
+    def _empty(self, needed: dict[str, bool]) -> Shard:
+        layers = {}
+        for layer, keep in needed.items():
+            extractor, _, name = layer.partition("/")
+            layers[layer] = LayerState(definition(extractor).layers[name], keep)
+        return Shard(self._identity(), layers)
+
+    def _merge(self, parts: Iterable[Shard], empty: Shard) -> Shard:
+        ready = []
+        for part in parts:
+            self._run(part, flush=True)
+            ready.append(part)
+        return shards.merge(ready, empty)
+
+    def _run(self, shard: Shard, flush: bool) -> None:
+        """Run the images that wait through the extractors in aligned batches, and the rest if ``flush``."""
+        if not shard.waiting:
+            return
+        B = self.batch_size
+        images = torch.cat(shard.waiting)
+        index = shard.stop - len(images)
+        while len(images):
+            before = index % B
+            take = min(B - before, len(images))
+            if before + take < B and not flush:
+                break
+            batch = images[:take]
+            if take < B:
+                padded = batch.new_zeros(B, *batch.shape[1:])
+                padded[before : before + take] = batch
+                batch = padded
+            batch = batch.expand(-1, 3, -1, -1)
+            for name, extractor in self._extractors.items():
+                wanted = [layer for layer in shard.layers if layer.startswith(f"{name}/")]
+                features = extractor(batch) if wanted else {}
+                for layer in wanted:
+                    rows = features[layer.partition("/")[2]][before : before + take]
+                    shard.layers[layer].update(rows.float().cpu().numpy(), index)
+            images, index = images[take:], index + take
+        shard.waiting = [images] if len(images) else []
