@@ -3,6 +3,7 @@
 The network that this trains is also the teacher of the distilled methods and the network of the samplers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class DenoisingObjective:
 
     def __init__(self, noise: NoiseRange, log_mean: float, log_std: float) -> None:
         self.noise, self.log_mean, self.log_std = noise, log_mean, log_std
-        self.modules: dict[str, nn.Module] = {}
+        self.modules: Mapping[str, nn.Module] = {}
 
     def loss(
         self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator
@@ -54,7 +55,7 @@ class DenoisingObjective:
         noisy = x + expand(sigma, x) * torch.randn(x.shape, device=x.device, generator=rng)
         sd = self.noise.sigma_data
         weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
-        error = Denoiser(network, sd)(noisy, sigma, labels) - x
+        error: Tensor = Denoiser(network, sd)(noisy, sigma, labels) - x
         return weight * error.square().flatten(1).mean(1)
 
     def after_step(self, network: nn.Module, step: int) -> None:

@@ -5,6 +5,7 @@ Each stage halves the steps: a student of n DDIM steps learns to make in one ste
 ``"n"`` being the student of n steps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ class StageObjective:
 
     def __init__(self, teacher: Denoise, levels: Tensor, sigma_data: float) -> None:
         self.teacher, self.levels, self.sigma_data = teacher, levels, sigma_data
-        self.modules: dict[str, nn.Module] = {}
+        self.modules: Mapping[str, nn.Module] = {}
 
     def loss(
         self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator
@@ -90,7 +91,8 @@ class StageObjective:
             goal = two_steps(self.teacher, noisy, high, middle, low, labels).float()
         made = Denoiser(network, self.sigma_data)(noisy.float(), high.float(), labels)
         weight = torch.clamp(high**-2, min=1).float()
-        return weight * (made - goal).square().flatten(1).mean(1)
+        error: Tensor = (made - goal).square().flatten(1).mean(1)
+        return weight * error
 
     def after_step(self, network: nn.Module, step: int) -> None:
         """Nothing to do."""

@@ -19,7 +19,6 @@ from cmbench.workshop import Need, Workshop
 
 if TYPE_CHECKING:
     from cmbench.checkpoints import Checkpoint
-    from cmbench.metrics.reference import Reference
 
 PREVIEW = 64  # samples kept as a picture beside each record
 
@@ -72,7 +71,9 @@ class Sweep:
     on_samples: Callable[[str, int, int], None] = field(default=lambda _title, _done, _total: None)
     _renewed: set[str] = field(default_factory=set, repr=False)  # checkpoints that --force has trained anew
 
-    def plans(self, chosen: Sequence[Method], nfes: Sequence[int], seeds: Sequence[int]) -> Iterator[Plan | str]:
+    def plans(
+        self, chosen: Sequence[Method], nfes: Sequence[int], seeds: Sequence[int]
+    ) -> Iterator[Plan | str]:
         """Every combination, in order: a plan, or a line that says why a method cannot do an NFE."""
         for method in chosen:
             recipe = self.workshop.recipe(method)
@@ -118,7 +119,7 @@ class Sweep:
         renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
         checkpoint = self.workshop.ensure(plan.need, force=renew)
         self._renewed.add(plan.need.key)
-        shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.unavailable()))}"
+        shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.missing))}"
         if force:
             shutil.rmtree(shards, ignore_errors=True)
         record = self._measure(plan, checkpoint, shards)
@@ -127,8 +128,12 @@ class Sweep:
         return Outcome(record, computed=True)
 
     def _complete(self, stored: Record) -> bool:
-        missing = {name for name, metric in stored.metrics.items() if metric.value is None}
-        return not missing - set(self.engine.unavailable())
+        return set(stored.environment.get("missing", ())) <= self._missing()
+
+    def _missing(self) -> set[str]:
+        """What metrics cannot be computed for want of: extractors, the reference."""
+        absent = {"reference"} if self.engine.reference(self.workshop.images).missing else set()
+        return absent | set(self.engine.missing)
 
     def _measure(self, plan: Plan, checkpoint: "Checkpoint", shards: Path) -> Record:
         shop, engine, device = self.workshop, self.engine, self.workshop.device
@@ -181,7 +186,7 @@ class Sweep:
             identity=plan.identity,
             checkpoint=checkpoint.sha256,
             cost=cost,
-            environment=environment.describe(device),
+            environment={**environment.describe(device), "missing": sorted(self._missing())},
             notes=(*head.notes, *method.notes(shop.recipe(method))),
         )
 

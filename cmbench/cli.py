@@ -56,15 +56,25 @@ Methods = Annotated[list[str], typer.Option("--method", "-m", help="Methods, or 
 Nfe = Annotated[list[int], typer.Option("--nfe", help="Numbers of network evaluations.")]
 Seeds = Annotated[list[int], typer.Option("--seed", help="Seeds, of training and of samples.")]
 Preset = Annotated[str, typer.Option("--preset", help="Recipe preset: quick, paper, released.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value for any recipe value, as cd.points=10.")]
-Checkpoints = Annotated[list[Path] | None, typer.Option("--checkpoint", help="Use this network instead of training it.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value for any recipe value, as cd.points=10.")
+]
+Checkpoints = Annotated[
+    list[Path] | None, typer.Option("--checkpoint", help="Use this network instead of training it.")
+]
 Samples = Annotated[int | None, typer.Option("--samples", "-n", min=2, help="Samples to measure on.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples at a time.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Results folder.")]
-ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Evaluation protocol, or a TOML file of one.")]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Weights of the extractor: a file or folder.")]
-Precision = Annotated[str | None, typer.Option("--precision", help="Extractor arithmetic: float32, tf32, bf16.")]
+ProtocolName = Annotated[
+    str | None, typer.Option("--protocol", help="Evaluation protocol, or a TOML file of one.")
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="Weights of the extractor: a file or folder.")
+]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="Extractor arithmetic: float32, tf32, bf16.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the records as JSON.")]
@@ -122,7 +132,7 @@ def run(
     if as_json:
         print(json.dumps([record.to_json() for record in found], indent=1))
     else:
-        _show(found, published=False)
+        _show(found)
 
 
 @app.command(cls=MultiValue)
@@ -130,7 +140,9 @@ def train(
     method: Methods,
     dataset: Dataset = "digits",
     seed: Seeds = [0],  # noqa: B006
-    nfe: Annotated[list[int] | None, typer.Option("--nfe", help="For methods with a network for each NFE.")] = None,
+    nfe: Annotated[
+        list[int] | None, typer.Option("--nfe", help="For methods with a network for each NFE.")
+    ] = None,
     data: Data = None,
     preset: Preset = "quick",
     settings: Settings = None,
@@ -154,7 +166,9 @@ def train(
         paths = []
         for one in session.choose_methods(method):
             if one.train is None:
-                raise UsageError(f"method '{one.name}' trains nothing: it samples with another method's network")
+                raise UsageError(
+                    f"method '{one.name}' trains nothing: it samples with another method's network"
+                )
             for number in nfe or [1]:
                 if reason := one.refuses(number, workshop.recipe(one)):
                     raise UsageError(f"{one.name} at NFE {number}: {reason}")
@@ -211,11 +225,17 @@ def sample(
 
 @app.command(cls=MultiValue)
 def table(
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")] = None,
-    paper: Annotated[int | None, typer.Option("--paper", min=1, max=2, help="Layout of the paper's Table 1 or 2.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")
+    ] = None,
+    paper: Annotated[
+        int | None, typer.Option("--paper", min=1, max=2, help="Layout of the paper's Table 1 or 2.")
+    ] = None,
     published: Annotated[bool, typer.Option("--published", help="Published figures alone.")] = False,
-    columns: Annotated[list[str] | None, typer.Option("--columns", help="Metrics to show, as fid is precision.")] = None,
-    format: Format = "rich",  # noqa: A002
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", help="Metrics to show, as fid is precision.")
+    ] = None,
+    format: Format = "rich",
     out: Out = Path("results"),
 ) -> None:
     """Print the tables, in the paper's layout: measured rows beside published ones."""
@@ -224,7 +244,10 @@ def table(
     from cmbench.report import tables
 
     if published:
-        _print([tables.build_published(number, columns=columns) for number in ([paper] if paper else [1, 2])], format)
+        _print(
+            [tables.build_published(number, columns=columns) for number in ([paper] if paper else [1, 2])],
+            format,
+        )
         return
     found = records.read(out)
     if dataset:
@@ -240,7 +263,7 @@ def table(
     _print(made, format)
 
 
-def _print(made: list[Any], format: str) -> None:  # noqa: A002
+def _print(made: list[Any], format: str) -> None:
     from cmbench.report.render import render
 
     shown = render(made, format)
@@ -250,12 +273,11 @@ def _print(made: list[Any], format: str) -> None:  # noqa: A002
         console.out.print(shown)
 
 
-def _show(found: list[Any], *, published: bool) -> None:
+def _show(found: list[Any]) -> None:
     from cmbench.report import tables
 
-    rows = None if published else []
     names = list(dict.fromkeys(record.dataset for record in found))
-    _print([tables.build(found, dataset=name, published=rows) for name in names], "rich")
+    _print([tables.build(found, dataset=name, published=()) for name in names], "rich")
 
 
 app.add_typer(figure_app, name="figure")
@@ -263,7 +285,9 @@ app.add_typer(figure_app, name="figure")
 
 @figure_app.command("nfe", cls=MultiValue)
 def figure_nfe(
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")
+    ] = None,
     out: Out = Path("results"),
 ) -> None:
     """FID against the number of evaluations, a line a method; PNG and PDF."""
@@ -277,7 +301,9 @@ def figure_nfe(
 
 @figure_app.command("samples", cls=MultiValue)
 def figure_samples(
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     out: Out = Path("results"),
 ) -> None:

@@ -12,6 +12,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -49,16 +50,16 @@ class Bars:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._tasks: dict[str, tuple[int, float]] = {}
+        self._tasks: dict[str, tuple[TaskID, float]] = {}
 
     def advance(self, title: str, done: int, total: int, detail: str = "") -> None:
         """Show that ``done`` of ``total`` steps of a task are finished."""
         if title not in self._tasks:
             # The work may begin where an earlier run stopped: rate and time left count from here.
             task = self._progress.add_task(title, total=total, completed=done, detail=detail)
-            self._tasks[title] = (int(task), 0.0)
+            self._tasks[title] = (task, 0.0)
         task, reported = self._tasks[title]
-        self._progress.update(task, completed=done, detail=detail)  # type: ignore[arg-type]
+        self._progress.update(task, completed=done, detail=detail)
         if not err.is_terminal and (done >= total or done / total >= reported + 0.25) and reported < 1:
             self._tasks[title] = (task, done / total)
             say(f"{title}: {done}/{total}  {detail}".rstrip())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import device as Device  # noqa: N812 (a class)
+    from torch import device as Device
 
 PACKAGES = ("cmbench", "torch", "numpy", "scipy", "torch-fidelity", "scikit-learn")
 

@@ -12,7 +12,7 @@ from cmbench.recipes import Common
 from cmbench.workshop import Begin, Workshop
 
 if TYPE_CHECKING:
-    from torch import device as Device  # noqa: N812 (a class)
+    from torch import device as Device
 
     from cmbench.benchmark import Sweep
     from cmbench.metrics.protocols import Protocol
@@ -100,7 +100,6 @@ def open_sweep(options: Options, workshop: Workshop, **callbacks: object) -> "Sw
         choose_protocol(options.protocol or common.protocol, options.precision),
         device=workshop.device,
         weights=options.weights,
-        batch_size=batch,
         download=options.download,
     )
     return Sweep(workshop, engine, options.samples or common.samples, batch, **callbacks)  # type: ignore[arg-type]

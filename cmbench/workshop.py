@@ -14,7 +14,7 @@ from cmbench.recipes import Common
 from cmbench.records import fingerprint
 
 if TYPE_CHECKING:
-    from torch import device as Device  # noqa: N812 (a class)
+    from torch import device as Device
 
     from cmbench.data import ImageData
     from cmbench.training.loop import Progress

@@ -12,7 +12,7 @@ from cmbench.errors import UsageError, WorkError
 from cmbench.paths import atomic
 
 if TYPE_CHECKING:
-    from torch import device as Device  # noqa: N812 (a class)
+    from torch import device as Device
     from torch import nn
 
 FORMAT = 1

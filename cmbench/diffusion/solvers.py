@@ -11,13 +11,17 @@ Step = Callable[[Denoise, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """``(denoise, x [B, C, H, W], sigma [B], sigma_next [B], labels) -> x at sigma_next``."""
 
 
-def euler_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, labels: Tensor | None) -> Tensor:
+def euler_step(
+    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, labels: Tensor | None
+) -> Tensor:
     """One Euler step, one evaluation. In sigma this is also the deterministic DDIM step (EDM, section 3)."""
     clean = denoise(x, sigma, labels)
     return clean + expand(sigma_next / sigma, x) * (x - clean)
 
 
-def heun_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, labels: Tensor | None) -> Tensor:
+def heun_step(
+    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, labels: Tensor | None
+) -> Tensor:
     """One Heun step (EDM, Algorithm 1), two evaluations; ``sigma_next`` must be positive."""
     slope = (x - denoise(x, sigma, labels)) / expand(sigma, x)
     step = expand(sigma_next - sigma, x)

@@ -15,6 +15,7 @@ from cmbench.metrics import references, shards
 from cmbench.metrics.extractors import Extractor, definition, file_hash, open_extractor
 from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, figures
 from cmbench.metrics.protocols import MetricSpec, Protocol, ReferenceSpec
+from cmbench.metrics.quantize import quantize
 from cmbench.metrics.references import Reference, Statistics
 from cmbench.metrics.shards import LayerState, Shard
 from cmbench.paths import cache_dir
@@ -97,23 +98,8 @@ class Engine:
         return {"protocol": self.protocol.name, "fingerprint": self.protocol.fingerprint, "weights": weights}
 
     def quantize(self, images: Tensor) -> Tensor:
-        """Float images [B, C, H, W] in [-1, 1] to uint8, as the protocol says.
-
-        ``truncate``: floor(127.5 x + 127.5); ``round``: floor(127.5 x + 128); both limited to 0 .. 255.
-
-        Raises:
-            UsageError: not floating point.
-            WorkError: values that are not finite.
-        """
-        if not images.is_floating_point():
-            raise UsageError(f"images to quantise are floats in [-1, 1], not {images.dtype}")
-        levels = images.float() * 127.5 + (127.5 if self.protocol.quantizer == "truncate" else 128.0)
-        if not bool(torch.isfinite(levels).all()):
-            bad = (~torch.isfinite(levels)).flatten(1).any(1)
-            raise WorkError(
-                f"{int(bad.sum())} of {len(bad)} generated images hold values that are not finite"
-            )
-        return levels.clamp(0, 255).to(torch.uint8)
+        """Float images [B, C, H, W] in [-1, 1] to uint8, as the protocol says."""
+        return quantize(images, self.protocol.quantizer)
 
     # --- samples ---------------------------------------------------------------------------------
 

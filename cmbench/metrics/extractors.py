@@ -115,7 +115,7 @@ def open_extractor(
         WorkError: the weights are absent, damaged, or not those that the protocol names.
     """
     known = definition(spec.name)
-    path = _locate(known, weights, download)
+    path = locate(known, weights, download)
     digest = file_hash(path)
     for expected, whose in ((spec.weights, "the protocol"), (known.sha256, "its publisher")):
         # A protocol that names other weights (of the same layout) has the last word on them.
@@ -135,7 +135,7 @@ def open_extractor(
 def open_network(name: str) -> nn.Module:
     """One of our own classifiers as a module from uint8 [B, 3, H, W] to {layer: float32 [B, D]}."""
     known = definition(name)
-    return known.build(_locate(known, None, False), "none")
+    return known.build(locate(known, None, False), "none")
 
 
 def file_hash(path: Path) -> str:
@@ -144,7 +144,13 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _locate(known: Definition, weights: Path | None, download: bool) -> Path:
+def locate(known: Definition, weights: Path | None, download: bool) -> Path:
+    """The weight file: the user's, the cached one, the shipped one, or fetched where ``download`` allows.
+
+    Raises:
+        UsageError: nothing at ``weights``.
+        WorkError: not there, with how to get it.
+    """
     if known.url is None:
         path = _ASSETS / known.file
         if not path.is_file():

@@ -66,7 +66,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise unknown(f"value of {where}", str(value), map(str, arguments))
     elif origin in (typing.Union, types.UnionType):
         for option in arguments:
-            if option is type(None) or isinstance(value, option) or (option is float and isinstance(value, int)):
+            if (
+                option is type(None)
+                or isinstance(value, option)
+                or (option is float and isinstance(value, int))
+            ):
                 return None if value == "none" else value
     elif origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(arguments[0], item, where) for item in value)

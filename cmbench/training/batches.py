@@ -10,7 +10,10 @@ from torch import Tensor
 class TrainingImages(Protocol):
     """What training reads of a data set."""
 
-    labels: np.ndarray | None
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int64 [N], or None."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -25,7 +28,9 @@ class Batches:
     Sets of at most 2 GiB are moved to the device once, larger ones are read batch by batch.
     """
 
-    def __init__(self, images: TrainingImages, device: torch.device, batch: int, seed: int, flip: bool) -> None:
+    def __init__(
+        self, images: TrainingImages, device: torch.device, batch: int, seed: int, flip: bool
+    ) -> None:
         self.images, self.device, self.batch, self.seed, self.flip = images, device, batch, seed, flip
         self._epoch: tuple[int, np.ndarray] | None = None
         probe = images.read(np.arange(1))
@@ -54,7 +59,11 @@ class Batches:
         """Images float32 [B, C, H, W] in [-1, 1] and labels [B] or None of a step; flips draw from ``generator``."""
         chosen = self.indices(step)
         where = torch.from_numpy(chosen).to(self.device)
-        raw = self._all[where] if self._all is not None else torch.from_numpy(self.images.read(chosen)).to(self.device)
+        raw = (
+            self._all[where]
+            if self._all is not None
+            else torch.from_numpy(self.images.read(chosen)).to(self.device)
+        )
         x = raw.float() / 127.5 - 1
         if self.flip:
             flipped = torch.rand(len(x), device=self.device, generator=generator) < 0.5

@@ -93,13 +93,17 @@ def train(
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = make_optimizer(network, fit)
     batches = Batches(images, device, fit.batch_size, seed, fit.flip)
-    autocast = torch.autocast(device.type, {"bf16": torch.bfloat16}.get(fit.autocast, torch.float16), fit.autocast != "off")
+    autocast = torch.autocast(
+        device.type, {"bf16": torch.bfloat16}.get(fit.autocast, torch.float16), fit.autocast != "off"
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=fit.autocast == "fp16")
     forward: nn.Module = torch.compile(network) if fit.compile else network  # type: ignore[assignment]
 
     start, best = 0, math.inf
     if state_path.exists():
-        start, best = _restore(states.load(state_path, device), network, average, optimizer, scaler, objective)
+        start, best = _restore(
+            states.load(state_path, device), network, average, optimizer, scaler, objective
+        )
     losses: list[Tensor] = []
     for step in range(start, fit.steps):
         torch.manual_seed(step_seed(seed, step))  # dropout draws from the global generator
@@ -110,7 +114,7 @@ def train(
         with autocast:
             loss = objective.loss(forward, x, labels, step, rng).mean()
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if fit.clip:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), fit.clip)

@@ -33,7 +33,7 @@ def pack(tree: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], 
 
 def unpack(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
     """Inverse of :func:`pack`; integer-like keys come back as integers, as optimisers use them."""
-    tree: dict[str, Any] = {}
+    tree: dict[Any, Any] = {}
     for name, value in [*tensors.items(), *rest.items()]:
         *parents, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))
         node = tree
