@@ -295,6 +295,8 @@ def default_for(dataset_name: str) -> Protocol:
 
 
 def checked(protocol: Protocol, where: str = "protocol") -> Protocol:
+    """The protocol itself, if its parts fit together. Raises UsageError, naming ``where``, if they do not."""
+
     def choose(what: str, value: Any, known: tuple[str, ...]) -> None:
         if value not in known:
             raise UsageError(f"{where}: {what} cannot be {value!r}: choose {', '.join(known)}")
