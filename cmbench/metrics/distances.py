@@ -1,22 +1,24 @@
 """Exact comparisons of the distances between feature vectors, at the speed of low-precision matrix products.
 
 Nearest neighbours and balls ask of N x M distances only which of them are smallest, or smaller than a radius.
-So every pair is *screened* with vectors rounded to bfloat16, and only the few that the rounding leaves open are
-computed exactly: as Σ (x - y)² in float64, pair by pair, never as |x|² + |y|² - 2xy, which cancels. A screened
-distance p of rounded vectors bounds the true distance d by
+So every pair is *screened* with vectors rounded to bfloat16, and only the few that the rounding leaves open
+are computed exactly: as Σ (x - y)² in float64, pair by pair, never as |x|² + |y|² - 2xy, which cancels. A
+screened distance p of rounded vectors bounds the true distance d by
 
     |d - p| <= e_x + e_y                         e: the length of what rounding took from a vector (triangle)
     |s - p²| <= eta (|x|² + |y|²)                s: p² as the matrix product computes it
 
-where eta covers the accumulation of D products in float32 in any order, and the rounding of a bfloat16 result.
-As the rounded vectors are exact in bfloat16, TF32 and float32 alike, no precision setting of torch can break the
-bounds, and the answers are those of float64 on every device and for every block size.
+where eta covers the accumulation of D products in float32 in any order, and the rounding of a bfloat16
+result. As the rounded vectors are exact in bfloat16, TF32 and float32 alike, no precision setting of torch
+can break the bounds, and the answers are those of float64 on every device and for every block size.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +29,13 @@ from cmbench.metrics.moments import Array, Float64, as_features, require_finite
 
 Indices = npt.NDArray[np.intp]
 Block = tuple[slice, slice, torch.Tensor]
+TINY = 1e-30  # what a processor that flushes subnormal numbers may take from a vector
 
 
 def squared_distances(a: Array, i: Indices, b: Array, j: Indices) -> Float64:
-    """``|a[i] - b[j]|²`` [P] for P pairs of rows, in float64; the same bits whichever way a pair is turned."""
+    """``|a[i] - b[j]|²`` [P] for P pairs of rows, in float64; the same bits for a pair and its reverse."""
     result = np.empty(len(i))
-    step = max(1, 2**19 // max(1, a.shape[1]))
+    step = max(1, 2**16 // max(1, a.shape[1]))  # rows that stay in the cache
     for start in range(0, len(i), step):
         part = slice(start, start + step)
         difference = np.subtract(a[i[part]], b[j[part]], dtype=np.float64)
@@ -42,7 +45,7 @@ def squared_distances(a: Array, i: Indices, b: Array, j: Indices) -> Float64:
 
 @dataclass(frozen=True)
 class Points:
-    """Features [N, D] and what screening needs: rounded rows on the device, their norms, and the error bounds.
+    """Features [N, D] and what screening needs: rounded rows on the device, norms and error bounds.
 
     ``rounded``, ``norms`` (squared) and ``errors`` refer to ``(features - centre) / scale``.
     """
@@ -60,14 +63,14 @@ class Points:
     @property
     def eta(self) -> float:
         """Relative error bound of a screened squared distance."""
-        accumulation = self.features.shape[1] * 2.0**-22 + 2.0**-20
+        accumulation: float = self.features.shape[1] * 2.0**-22 + 2.0**-20
         return accumulation + (2.0**-8 if self.rounded.dtype == torch.bfloat16 else 0.0)
 
     def blocks(self) -> list[slice]:
-        """Near-equal runs of rows, such that a block of distances fits the cache (or a part of GPU memory)."""
+        """Near-equal runs of rows, so that a block of distances fits the cache (or GPU memory)."""
         size = 1024 if self.rounded.device.type == "cpu" else 8192
         bounds = np.linspace(0, len(self), -(-len(self) // size) + 1).round().astype(int)
-        return [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in pairwise(bounds)]
 
 
 def prepare(*sets: object, device: str | torch.device = "cpu") -> tuple[Points, ...]:
@@ -84,7 +87,9 @@ def prepare(*sets: object, device: str | torch.device = "cpu") -> tuple[Points, 
     for array in arrays:
         require_finite(array)
     dtype = np.result_type(*arrays)
-    centre = arrays[-1].mean(axis=0, dtype=np.float64).astype(dtype)  # nothing but speed depends on the centre
+    centre = (
+        arrays[-1].mean(axis=0, dtype=np.float64).astype(dtype)
+    )  # nothing but speed depends on the centre
     largest = max(float(np.abs(bound - centre).max()) for a in arrays for bound in (a.min(0), a.max(0)))
     scale = float(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else 1.0
     device = torch.device(device)
@@ -95,22 +100,26 @@ def prepare(*sets: object, device: str | torch.device = "cpu") -> tuple[Points, 
 def _points(a: Array, centre: Array, scale: float, screen: torch.dtype, device: torch.device) -> Points:
     rounded = torch.empty(a.shape, dtype=screen, device=device)
     norms, errors = np.empty(len(a)), np.empty(len(a))
-    for start in range(0, len(a), 1024):
-        part = slice(start, start + 1024)
-        centred = torch.from_numpy(((a[part] - centre) / scale).astype(np.float32))
-        low = centred.bfloat16()
+    for start in range(0, len(a), 512):
+        part = slice(start, start + 512)
+        centred = np.subtract(a[part], centre)
+        centred *= 1 / scale
+        centred = centred.astype(np.float32, copy=False)
+        low = torch.from_numpy(centred).bfloat16()
         rounded[part] = low.to(screen)
-        exact = low.double()
-        norms[part] = exact.square().sum(dim=1).numpy()
-        lost = (centred - exact).square().sum(dim=1).sqrt().numpy()
+        exact = low.float().numpy()
+        norms[part] = np.einsum("ij,ij->i", exact, exact)
+        centred -= exact
         # Centring and the conversion to float32 round each value by 2^-24 of itself at most.
-        errors[part] = lost * (1 + 1e-9) + 2.0**-22 * np.sqrt(norms[part]) + 1e-30
+        errors[part] = 1.001 * np.sqrt(np.einsum("ij,ij->i", centred, centred)) + 2.0**-22 * np.sqrt(
+            norms[part]
+        )
     return Points(a, rounded, norms, errors, centre, scale)
 
 
 @cache
 def _bfloat16_is_fast() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones. The answers do not depend on it."""
+    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones; no answer depends on it."""
     seconds = {}
     for dtype in (torch.bfloat16, torch.float32):
         a = torch.ones(512, 1024, dtype=dtype)
@@ -124,42 +133,62 @@ def _bfloat16_is_fast() -> bool:
 def _screen(x: Points, rows: slice, y: Points, columns: slice) -> torch.Tensor:
     """Approximate squared distances (scaled) [rows, columns] in float32."""
     device = x.rounded.device
-    product = torch.mm(x.rounded[rows], y.rounded[columns].T).float()
+    s = torch.mm(x.rounded[rows], y.rounded[columns].T).float()
     norms_x = torch.from_numpy(x.norms[rows].astype(np.float32)).to(device)
     norms_y = torch.from_numpy(y.norms[columns].astype(np.float32)).to(device)
-    return torch.add(norms_y, product, alpha=-2, out=product).add_(norms_x[:, None])
+    return torch.add(norms_y, s, alpha=-2, out=s).add_(norms_x[:, None])
 
 
-def _below(s: torch.Tensor, limit: torch.Tensor, rows: slice, columns: slice) -> tuple[Indices, Indices, Float64]:
-    """Row and column numbers and values of the entries of the block ``s`` that are at most ``limit``."""
-    i, j = (s <= limit).nonzero(as_tuple=True)
-    values = s[i, j].cpu().numpy().astype(np.float64)
-    return i.cpu().numpy() + rows.start, j.cpu().numpy() + columns.start, values
+def _screens(x: Points, y: Points, pairs: Iterable[tuple[slice, slice]]) -> Iterator[Block]:
+    """The screened block of each (rows, columns), the next being multiplied while one is looked at."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting = None
+        for rows, columns in pairs:
+            following = rows, columns, worker.submit(_screen, x, rows, y, columns)
+            if waiting:
+                yield *waiting[:2], waiting[2].result()
+            waiting = following
+        if waiting:
+            yield *waiting[:2], waiting[2].result()
+
+
+def cross_blocks(x: Points, y: Points) -> Iterator[Block]:
+    """Every block of screened squared distances, with its rows of ``x`` and columns of ``y``."""
+    return _screens(x, y, product(x.blocks(), y.blocks()))
+
+
+def _below(s: torch.Tensor, limit: npt.NDArray[np.float32]) -> tuple[Indices, Indices, Float64]:
+    """Rows, columns and values of the entries of ``s`` that are at most ``limit`` [R, 1] or [1, C]."""
+    if s.device.type == "cpu":  # NumPy compares and finds several times faster than torch does here
+        flat = np.flatnonzero(s.numpy() <= limit)
+        values = s.numpy().ravel()[flat]
+    else:
+        found = (s <= torch.from_numpy(limit).to(s.device)).flatten().nonzero()[:, 0]
+        values, flat = s.flatten()[found].cpu().numpy(), found.cpu().numpy()
+    rows, columns = np.divmod(flat, s.shape[1])
+    return rows, columns, values.astype(np.float64)
 
 
 def _bounds(s: Float64, i: Indices, x: Points, j: Indices, y: Points) -> tuple[Float64, Float64]:
     """Lower and upper bounds of the true squared distances (scaled) of pairs with screened values ``s``."""
-    slack = x.eta * (x.norms[i] + y.norms[j]) + 1e-30
-    error = x.errors[i] + y.errors[j]
+    slack = x.eta * (x.norms[i] + y.norms[j])
+    error = x.errors[i] + y.errors[j] + TINY
     low = np.maximum(np.sqrt(np.maximum(s - slack, 0)) - error, 0) ** 2
     return low, (np.sqrt(np.maximum(s, 0) + slack) + error) ** 2
 
 
-def _limit(bound: Float64, x: Points, rows: slice, y: Points, columns: slice) -> torch.Tensor:
+def _limits(bound: Float64, x: Points, rows: slice, y: Points, columns: slice) -> npt.NDArray[np.float32]:
     """What a screened value must not exceed if the true one may still be <= ``bound`` [rows] (scaled)."""
-    slack = x.eta * (x.norms[rows] + y.norms[columns].max()) + 1e-30
-    error = x.errors[rows] + y.errors[columns].max()
-    limit = np.where(bound >= 0, (np.sqrt(np.maximum(bound, 0)) + error) ** 2 + slack, -np.inf)
-    return torch.from_numpy((limit * (1 + 1e-6)).astype(np.float32)).to(x.rounded.device)
+    slack = x.eta * (x.norms[rows] + y.norms[columns].max())
+    error = x.errors[rows] + y.errors[columns].max() + TINY
+    limit = np.where(bound >= 0, (np.sqrt(np.maximum(bound, 0)) + error) ** 2 + slack, -1.0)
+    return (limit * (1 + 1e-6)).astype(np.float32)
 
 
 def _rank(groups: Indices) -> Indices:
     """The position of each entry within its group, for ``groups`` sorted."""
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, np.intp)
     return np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
-
-
-# ---------------------------------------------------------------------------------------------------- neighbours
 
 
 def neighbours(x: Points, y: Points, k: int) -> tuple[Float64, Indices]:
@@ -174,19 +203,17 @@ def neighbours(x: Points, y: Points, k: int) -> tuple[Float64, Indices]:
     if not 1 <= k <= len(y) - same:
         raise UsageError(f"{k} nearest neighbours cannot be found among {len(y) - same} vectors")
     search = _Search(x, y, k)
-    if not same:
-        for rows in x.blocks():
-            for columns in y.blocks():
-                search.look(_screen(x, rows, y, columns), rows, columns)
-        return search.finish()
-    blocks = x.blocks()
-    for rows in blocks:  # the diagonal first: every row then has k candidates, and the rest are few
-        search.look(_screen(x, rows, x, rows).fill_diagonal_(torch.inf), rows, rows)
-    for number, rows in enumerate(blocks):
-        for columns in blocks[number + 1 :]:
-            s = _screen(x, rows, x, columns)
+    if same:
+        # The diagonal first: every row then has k candidates, and few more follow.
+        blocks = x.blocks()
+        for rows, _, s in _screens(x, x, zip(blocks, blocks, strict=True)):
+            search.look(s.fill_diagonal_(torch.inf), rows, rows)
+        for rows, columns, s in _screens(x, x, combinations(blocks, 2)):
             search.look(s, rows, columns)
-            search.look(s.T, columns, rows)
+            search.look(s, columns, rows, turned=True)
+    else:
+        for rows, columns, s in cross_blocks(x, y):
+            search.look(s, rows, columns)
     return search.finish()
 
 
@@ -199,19 +226,24 @@ class _Search:
         self.found: list[tuple[Indices, Indices, Float64]] = []  # row, column, lower bound
         self.size = 0
 
-    def look(self, s: torch.Tensor, rows: slice, columns: slice) -> None:
-        """Take the candidates from a block of screened distances [rows, columns]."""
-        bound = self.best[rows, -1].copy()
-        if np.isinf(bound).any() and s.shape[1] > self.k:
-            kth = s.topk(self.k, dim=1, largest=False).values[:, -1].cpu().numpy().astype(np.float64)
+    def look(self, s: torch.Tensor, rows: slice, columns: slice, *, turned: bool = False) -> None:
+        """Take the candidates from a screened block [rows, columns] (turned: [columns, rows])."""
+        bound = self.best[rows, -1]
+        if np.isinf(bound).any() and columns.stop - columns.start > self.k:
+            kth = s.topk(self.k, dim=0 if turned else 1, largest=False).values.amax(dim=0 if turned else 1)
+            slack = self.x.eta * (self.x.norms[rows] + self.y.norms[columns].max())
             error = self.x.errors[rows] + self.y.errors[columns].max()
-            slack = self.x.eta * (self.x.norms[rows] + self.y.norms[columns].max()) + 1e-30
-            bound = np.minimum(bound, (np.sqrt(np.maximum(kth, 0) + slack) + error) ** 2)
-        limit = _limit(bound, self.x, rows, self.y, columns)
-        i, j, values = _below(s, limit[:, None], rows, columns)
+            high = (np.sqrt(np.maximum(kth.cpu().numpy(), 0) + slack) + error) ** 2
+            bound = np.minimum(bound, high)
+        limit = _limits(bound, self.x, rows, self.y, columns)
+        if turned:
+            j, i, values = _below(s, limit[None, :])
+        else:
+            i, j, values = _below(s, limit[:, None])
+        i, j = i + rows.start, j + columns.start
+        low, high = _bounds(values, i, self.x, j, self.y)
         if len(i) == 0:
             return
-        low, high = _bounds(values, i, self.x, j, self.y)
         order = np.lexsort((high, i))
         i, j, low, high = i[order], j[order], low[order], high[order]
         touched, group = np.unique(i, return_inverse=True)
@@ -229,7 +261,7 @@ class _Search:
             self._prune()
 
     def _prune(self) -> None:
-        """Drop the candidates that later ones have beaten; give up rows whose neighbours lie too close to call."""
+        """Drop the candidates that later ones have beaten; give up rows with too many near ties."""
         i, j, low = (np.concatenate(part) for part in zip(*self.found, strict=True))
         keep = low <= self.best[i, -1]
         if keep.sum() > 32 * len(self.x):
@@ -278,11 +310,14 @@ class _Search:
             _smallest(x, np.full(len(j), rows[row]), y, j, distances, columns)
 
 
-def _smallest(
-    x: Points, i: Indices, y: Points, j: Indices, distances: Float64, columns: Indices
-) -> None:
+def _smallest(x: Points, i: Indices, y: Points, j: Indices, distances: Float64, columns: Indices) -> None:
     """Compute the pairs (i, j) exactly and put the nearest of each row in ``distances`` and ``columns``."""
-    exact = squared_distances(x.features, i, y.features, j)
+    if x is y:  # most pairs are found from both ends
+        pairs, inverse = np.unique(np.minimum(i, j) * len(x) + np.maximum(i, j), return_inverse=True)
+        a, b = np.divmod(pairs, len(x))
+        exact = squared_distances(x.features, a, x.features, b)[inverse]
+    else:
+        exact = squared_distances(x.features, i, y.features, j)
     order = np.lexsort((j, exact, i))
     i, j, exact = i[order], j[order], exact[order]
     rank = _rank(i)
@@ -291,14 +326,12 @@ def _smallest(
     columns[i[keep], rank[keep]] = j[keep]
 
 
-# --------------------------------------------------------------------------------------------------------- balls
-
-
 class Balls:
     """Which vectors lie in which balls ``|vector - centre|² <= radius²``, counted from screened blocks.
 
-    ``inside`` [N] counts, for every vector, the balls that hold it; ``occupied`` [M], for every ball, the vectors
-    that it holds. With ``counts`` False only ``inside > 0`` is exact, which leaves fewer pairs to compute.
+    ``inside`` [N] counts, for every vector, the balls that hold it; ``occupied`` [M], for every ball, the
+    vectors that it holds. With ``counts`` False only ``inside > 0`` is exact, which leaves fewer pairs to
+    compute.
     """
 
     def __init__(self, centres: Points, radii: Float64, vectors: Points, *, counts: bool) -> None:
@@ -308,11 +341,15 @@ class Balls:
         self._open: list[tuple[Indices, Indices]] = []  # ball, vector
         self._size = 0
 
-    def look(self, s: torch.Tensor, balls: slice, vectors: slice) -> None:
-        """Count a block of screened distances [balls, vectors]."""
+    def look(self, s: torch.Tensor, balls: slice, vectors: slice, *, turned: bool = False) -> None:
+        """Count a screened block [balls, vectors] (turned: [vectors, balls])."""
         bound = self.radii[balls] / self.centres.scale**2
-        limit = _limit(bound, self.centres, balls, self.vectors, vectors)
-        i, j, values = _below(s, limit[:, None], balls, vectors)
+        limit = _limits(bound, self.centres, balls, self.vectors, vectors)
+        if turned:
+            j, i, values = _below(s, limit[None, :])
+        else:
+            i, j, values = _below(s, limit[:, None])
+        i, j = i + balls.start, j + vectors.start
         low, high = _bounds(values, i, self.centres, j, self.vectors)
         bound = self.radii[i] / self.centres.scale**2
         certain = high <= bound
@@ -347,10 +384,3 @@ class Balls:
             hit = exact <= self.radii[i[now]]
             self._count(i[now][hit], j[now][hit])
             i, j = i[~now], j[~now]
-
-
-def cross_blocks(x: Points, y: Points) -> Iterator[Block]:
-    """Every block of screened squared distances [rows of x, columns of y] with its rows and columns."""
-    for rows in x.blocks():
-        for columns in y.blocks():
-            yield rows, columns, _screen(x, rows, y, columns)

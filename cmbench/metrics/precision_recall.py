@@ -1,4 +1,4 @@
-"""Improved precision and recall (Kynkäänniemi et al. 2019): how much of each set lies in the other's manifold."""
+"""Improved precision and recall (Kynkäänniemi et al. 2019): the share of each set in the other's manifold."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ from cmbench.metrics.moments import Float64
 class PrecisionRecall:
     """Shares in 0..1, and the flags that they are the means of.
 
-    ``precise`` [N]: the sample lies in the reference manifold; ``recalled`` [M]: the reference image lies in the
-    sample manifold.
+    ``precise`` [N]: the sample lies in the reference manifold; ``recalled`` [M]: the reference image lies in
+    the sample manifold.
     """
 
     precise: npt.NDArray[np.bool_]
@@ -34,7 +34,7 @@ class PrecisionRecall:
 
 
 def manifold_radii(features: object, *, k: int = 3, device: str | torch.device = "cpu") -> Float64:
-    """Squared distance [N] of every row of features [N, D] to its ``k``-th nearest other row, exact in float64.
+    """Squared distance [N] of every row of features [N, D] to its ``k``-th nearest other row, in float64.
 
     These depend on one set alone and can be kept with a reference. Raises UsageError for k >= N.
     """
@@ -72,7 +72,7 @@ def precision_recall(
     precise = Balls(y, reference_radii, x, counts=False)
     recalled = Balls(x, sample_radii, y, counts=False)
     for rows, columns, s in cross_blocks(x, y):
-        precise.look(s.T, columns, rows)
+        precise.look(s, columns, rows, turned=True)
         recalled.look(s, rows, columns)
     precise.resolve()
     recalled.resolve()
