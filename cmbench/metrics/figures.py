@@ -8,22 +8,35 @@ import numpy as np
 import torch
 
 from cmbench.errors import WorkError
+from cmbench.metrics.cmmd import cmmd
+from cmbench.metrics.density_coverage import density_coverage
+from cmbench.metrics.diversity import disjoint_pairs, diversity, feature_distances
+from cmbench.metrics.fid_infinity import fid_infinity
 from cmbench.metrics.frechet import frechet_distance
 from cmbench.metrics.inception_score import (
-    SplitEntropy,
     consecutive_splits,
+    inception_score,
     probabilities,
     shuffled_splits,
 )
+from cmbench.metrics.kid import kid
+from cmbench.metrics.memorization import memorization
 from cmbench.metrics.precision_recall import precision_recall
 from cmbench.metrics.protocols import MetricSpec
 from cmbench.metrics.references import Statistics
 from cmbench.metrics.shards import Features, LayerState
+from cmbench.metrics.uncertainty import (
+    Interval,
+    fid_interval,
+    inception_score_interval,
+    precision_interval,
+    recall_interval,
+)
 from cmbench.records import Metric
 
-NO_REFERENCE = frozenset({"inception-score"})
+NO_REFERENCE = frozenset({"inception-score", "diversity"})
 KEEPS_REFERENCE = frozenset({"kid", "precision-recall", "density-coverage", "cmmd", "authpct"})
-KEEPS_SAMPLES = KEEPS_REFERENCE | {"inception-score", "fid-infinity"}
+KEEPS_SAMPLES = KEEPS_REFERENCE | {"inception-score", "fid-infinity", "diversity"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +70,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value and its standard deviation, if the metric gives one."""
+    """A value, its standard deviation if the metric gives one, and a 95 % interval if one can be had."""
 
     value: float
     std: float | None = None
+    interval: Interval | None = None
 
 
 def figures(spec: MetricSpec, case: Case, notes: tuple[str, ...] = ()) -> dict[str, Metric]:
@@ -75,18 +89,18 @@ def figures(spec: MetricSpec, case: Case, notes: tuple[str, ...] = ()) -> dict[s
         WorkError: the figures cannot be computed.
         UsageError: the settings do not fit the number of samples.
     """
-    if spec.kind not in _KINDS:
-        raise WorkError(f"{spec.kind} is not available yet")
-    values = _KINDS[spec.kind](case)
     n, D = case.samples.count, case.samples.dimensions
     if spec.kind == "frechet" and n <= D:
         notes = (*notes, f"{n} samples in {D} dimensions: their covariance is singular")
+    note = "; ".join(notes) or None
     out = {}
-    for key, figure in zip(spec.titles, values, strict=True):
+    for key, figure in zip(spec.titles, _KINDS[spec.kind](case), strict=True):
         if not np.isfinite(figure.value):
-            out[key] = Metric.missing(f"the result is {figure.value}")
-        else:
-            out[key] = Metric(float(figure.value), std=figure.std, note="; ".join(notes) or None)
+            raise WorkError(f"the result is {figure.value}")
+        interval = figure.interval
+        std = figure.std if figure.std is not None or interval is None else interval.std
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        out[key] = Metric(float(figure.value), std, low, high, note=note)
     return out
 
 
@@ -99,7 +113,14 @@ def _drawn(rows: Features, count: int | None, seed: int) -> Features:
 
 def _frechet(case: Case) -> list[Figure]:
     moments, known = case.samples.moments(), case.known
-    return [Figure(frechet_distance(known.mean, known.covariance, moments.mean, moments.covariance()))]
+    distance = frechet_distance(known.mean, known.covariance, moments.mean, moments.covariance())
+    rows = case.samples.rows()
+    if len(rows) < moments.n:  # an interval takes the features of every sample
+        return [Figure(distance)]
+    try:
+        return [Figure(distance, interval=fid_interval(distance, rows, known.mean, known.covariance))]
+    except WorkError:  # the distance of collapsed samples exists and its derivative does not
+        return [Figure(distance)]
 
 
 def _inception_score(case: Case) -> list[Figure]:
@@ -113,22 +134,65 @@ def _inception_score(case: Case) -> list[Figure]:
         splits = np.arange(N) * count // N
     else:
         raise WorkError(f"{count} splits need at least as many samples, there are {N}")
-    entropy = SplitEntropy(splits, case.samples.dimensions)
-    for start in range(0, N, 4096):  # probabilities in float64 of all samples at once would take room
-        chunk = logits[start : start + 4096]
-        entropy.update(probabilities(chunk), np.arange(start, start + len(chunk)))
-    mean, std = entropy.score()
-    return [Figure(mean, std if len(entropy.scores()) > 1 else None)]
+    p = probabilities(logits)
+    mean, std = inception_score(p, splits)
+    return [Figure(mean, std if splits.max() > 0 else None, inception_score_interval(p, splits))]
+
+
+def _kid(case: Case) -> list[Figure]:
+    settings = case.settings
+    mean, std = kid(
+        case.samples.rows(),
+        case.known.features,
+        subsets=settings["subsets"],
+        size=settings["subset_size"],
+        seed=settings["seed"],
+    )
+    return [Figure(mean, std)]
 
 
 def _precision_recall(case: Case) -> list[Figure]:
     samples, reference = case.subsets()
-    shares = precision_recall(samples, reference, k=case.settings["k"], device=case.device)
-    return [Figure(shares.precision), Figure(shares.recall)]
+    flags = precision_recall(samples, reference, k=case.settings["k"], device=case.device)
+    return [
+        Figure(flags.precision, interval=precision_interval(flags.precise)),
+        Figure(flags.recall, interval=recall_interval(flags.recalled, len(samples))),
+    ]
+
+
+def _density_coverage(case: Case) -> list[Figure]:
+    samples, reference = case.subsets()
+    shares = density_coverage(samples, reference, k=case.settings["k"], device=case.device)
+    return [Figure(shares.density), Figure(shares.coverage)]
+
+
+def _fid_infinity(case: Case) -> list[Figure]:
+    known = case.known
+    return [Figure(fid_infinity(case.samples.rows(), known.mean, known.covariance, **case.settings).value)]
+
+
+def _cmmd(case: Case) -> list[Figure]:
+    return [Figure(cmmd(case.samples.rows(), case.known.features, **case.settings))]
+
+
+def _authpct(case: Case) -> list[Figure]:
+    return [Figure(memorization(case.samples.rows(), case.known.features, device=case.device).authpct)]
+
+
+def _diversity(case: Case) -> list[Figure]:
+    rows = case.samples.rows()
+    result = diversity(feature_distances(rows, disjoint_pairs(len(rows), case.settings["seed"])))
+    return [Figure(result.mean, result.error)]
 
 
 _KINDS: Mapping[str, Callable[[Case], list[Figure]]] = {
     "frechet": _frechet,
     "inception-score": _inception_score,
+    "kid": _kid,
     "precision-recall": _precision_recall,
+    "density-coverage": _density_coverage,
+    "fid-infinity": _fid_infinity,
+    "cmmd": _cmmd,
+    "authpct": _authpct,
+    "diversity": _diversity,
 }

@@ -35,6 +35,7 @@ KINDS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
     "fid-infinity": (("fid_infinity",), {"points": 15, "smallest": 5000, "seed": 0}),
     "cmmd": (("cmmd",), {"sigma": 10.0, "scale": 1000.0}),
     "authpct": (("authpct",), {}),
+    "diversity": (("diversity",), {"seed": 0}),
 }
 
 
