@@ -37,7 +37,7 @@ def _own(dataset: str, extractor: str, samples: int, references: int | None) -> 
                 f"Precision ({extractor})", f"Recall ({extractor})",
                 reference_count=references, sample_count=references,
             ),
-            metric("kid", extractor, "features", f"KID ({extractor})"),
+            metric("kid", extractor, "features", f"KID ({extractor})", subset_size=min(1000, samples // 8)),
         ),
         references={dataset: ReferenceSpec(f"{dataset} training set")},
         samples=samples,

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmbench.errors import CmbenchError, UsageError, WorkError
+from cmbench.errors import CmbenchError, UsageError, WorkError, unknown
 from cmbench.metrics import references, shards
 from cmbench.metrics.extractors import Extractor, definition, file_hash, open_extractor
-from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, figures
+from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, Case, figures
 from cmbench.metrics.protocols import MetricSpec, Protocol, ReferenceSpec
 from cmbench.metrics.quantize import quantize
 from cmbench.metrics.references import Reference, Statistics
@@ -41,12 +41,19 @@ class Engine:
         protocol: what is measured.
         batch_size: images per pass; another one changes features in the last bits.
         missing: extractor -> why it could not be opened.
+        device: where the extractors run.
     """
 
     def __init__(
-        self, protocol: Protocol, extractors: dict[str, Extractor], missing: dict[str, str], batch_size: int
+        self,
+        protocol: Protocol,
+        extractors: dict[str, Extractor],
+        missing: dict[str, str],
+        batch_size: int,
+        device: torch.device,
     ) -> None:
         self.protocol = protocol
+        self.device = device
         self.batch_size = batch_size
         self.missing = missing
         self._extractors = extractors
@@ -76,10 +83,14 @@ class Engine:
             compile: let ``torch.compile`` fuse the networks, which changes the last bits of features.
 
         Raises:
-            UsageError: unknown extractor, nothing at ``weights``, a batch size below 1.
+            UsageError: unknown extractor or layer, nothing at ``weights``, a batch size below 1.
         """
         if batch_size < 1:
             raise UsageError(f"a batch has at least one image, not {batch_size}")
+        for metric in protocol.metrics:
+            layers = definition(metric.extractor).layers
+            if metric.layer not in layers:
+                raise unknown(f"layer of {metric.extractor}", metric.layer, layers)
         opened, missing = {}, {}
         for spec in protocol.extractors:
             try:
@@ -89,7 +100,7 @@ class Engine:
                 opened[spec.name] = extractor.compile() if compile else extractor
             except WorkError as error:
                 missing[spec.name] = str(error)
-        return cls(protocol, opened, missing, batch_size)
+        return cls(protocol, opened, missing, batch_size, torch.device(device))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -308,7 +319,7 @@ class Engine:
             notes = [reference.note] if reference.note else []
         if shard.count < self.protocol.samples:
             notes.append(f"{shard.count} samples; the protocol asks for {self.protocol.samples}")
-        return figures(spec, state, statistics, tuple(notes))
+        return figures(spec, Case(state, statistics, spec.settings, self.device), tuple(notes))
 
     # --- one pass --------------------------------------------------------------------------------
 

@@ -1,87 +1,198 @@
 """From features and statistics to figures: one short function per kind of metric."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from cmbench.errors import WorkError
+from cmbench.metrics.cmmd import cmmd
+from cmbench.metrics.density_coverage import density_coverage
+from cmbench.metrics.diversity import disjoint_pairs, diversity, feature_distances
+from cmbench.metrics.fid_infinity import fid_infinity
 from cmbench.metrics.frechet import frechet_distance
 from cmbench.metrics.inception_score import (
-    SplitEntropy,
     consecutive_splits,
+    inception_score,
     probabilities,
     shuffled_splits,
 )
+from cmbench.metrics.kid import kid
+from cmbench.metrics.memorization import memorization
+from cmbench.metrics.precision_recall import precision_recall
 from cmbench.metrics.protocols import MetricSpec
 from cmbench.metrics.references import Statistics
-from cmbench.metrics.shards import LayerState
+from cmbench.metrics.shards import Features, LayerState
+from cmbench.metrics.uncertainty import (
+    Interval,
+    fid_interval,
+    inception_score_interval,
+    precision_interval,
+    recall_interval,
+)
 from cmbench.records import Metric
 
-NO_REFERENCE = frozenset({"inception-score"})
+NO_REFERENCE = frozenset({"inception-score", "diversity"})
 KEEPS_REFERENCE = frozenset({"kid", "precision-recall", "density-coverage", "cmmd", "authpct"})
-KEEPS_SAMPLES = KEEPS_REFERENCE | {"inception-score", "fid-infinity"}
-
-Settings = Mapping[str, Any]
-Figure = tuple[float, float | None]  # value, standard deviation
+KEEPS_SAMPLES = KEEPS_REFERENCE | {"inception-score", "fid-infinity", "diversity"}
 
 
-def figures(
-    spec: MetricSpec, samples: LayerState, reference: Statistics | None, notes: tuple[str, ...] = ()
-) -> dict[str, Metric]:
+@dataclass(frozen=True)
+class Case:
+    """What a metric is computed from.
+
+    Attributes:
+        samples: the features of all samples at the metric's layer, in the order of their indices.
+        reference: statistics at that layer; None for metrics that need none.
+        settings: of the metric, complete.
+        device: where distances are computed; it does not change them.
+    """
+
+    samples: LayerState
+    reference: Statistics | None
+    settings: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def known(self) -> Statistics:
+        """The reference."""
+        assert self.reference is not None
+        return self.reference
+
+    def subsets(self) -> tuple[Features, Features]:
+        """Features of the samples and reference images compared, drawn if fewer than all."""
+        assert self.known.features is not None
+        rows, known = self.samples.rows(), self.known.features
+        return _drawn(rows, self.settings["sample_count"], 1), _drawn(known, self.settings["reference_count"], 0)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value, its standard deviation if the metric gives one, and a 95 % interval if one can be had."""
+
+    value: float
+    std: float | None = None
+    interval: Interval | None = None
+
+
+def figures(spec: MetricSpec, case: Case, notes: tuple[str, ...] = ()) -> dict[str, Metric]:
     """The figures of one metric.
 
     Args:
-        spec: which, with which settings.
-        samples: the features of all samples at the metric's layer, in the order of their indices.
-        reference: statistics at that layer; None for metrics that need none.
+        spec: which metric.
+        case: what it is computed from.
         notes: what a reader must know.
 
     Raises:
         WorkError: the figures cannot be computed.
         UsageError: the settings do not fit the number of samples.
     """
-    if spec.kind not in _KINDS:
-        raise WorkError(f"{spec.kind} is not available yet")
-    values, more = _KINDS[spec.kind](samples, reference, spec.settings)
-    note = "; ".join((*notes, *more)) or None
-    return {
-        key: Metric(float(value), std=None if std is None else float(std), note=note)
-        for key, (value, std) in zip(spec.titles, values, strict=True)
-    }
+    n, D = case.samples.count, case.samples.dimensions
+    if spec.kind == "frechet" and n <= D:
+        notes = (*notes, f"{n} samples in {D} dimensions: their covariance is singular")
+    note = "; ".join(notes) or None
+    out = {}
+    for key, figure in zip(spec.titles, _KINDS[spec.kind](case), strict=True):
+        if not np.isfinite(figure.value):
+            raise WorkError(f"the result is {figure.value}")
+        interval = figure.interval
+        std = figure.std if figure.std is not None or interval is None else interval.std
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        out[key] = Metric(float(figure.value), std, low, high, note=note)
+    return out
 
 
-Result = tuple[list[Figure], tuple[str, ...]]
+def _drawn(rows: Features, count: int | None, seed: int) -> Features:
+    # Neither data sets nor folders of samples are in random order, so that the first ones would not do.
+    if count is None or count >= len(rows):
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))]
 
 
-def _frechet(samples: LayerState, reference: Statistics | None, _: Settings) -> Result:
-    assert reference is not None
-    moments = samples.moments()
-    distance = frechet_distance(reference.mean, reference.covariance, moments.mean, moments.covariance())
-    few = f"{moments.n} samples in {samples.dimensions} dimensions: a singular covariance"
-    return [(distance, None)], (few,) if moments.n <= samples.dimensions else ()
+def _frechet(case: Case) -> list[Figure]:
+    moments, known = case.samples.moments(), case.known
+    distance = frechet_distance(known.mean, known.covariance, moments.mean, moments.covariance())
+    rows = case.samples.rows()
+    if len(rows) < moments.n:  # an interval takes the features of every sample
+        return [Figure(distance)]
+    try:
+        return [Figure(distance, interval=fid_interval(distance, rows, known.mean, known.covariance))]
+    except WorkError:  # the distance of collapsed samples exists and its derivative does not
+        return [Figure(distance)]
 
 
-def _inception_score(samples: LayerState, _: Statistics | None, settings: Settings) -> Result:
-    logits = samples.rows()
-    N = len(logits)
+def _inception_score(case: Case) -> list[Figure]:
+    logits, settings = case.samples.rows(), case.settings
+    N, count = len(logits), settings["splits"]
     if settings["split_size"] is not None:
         splits = consecutive_splits(N, settings["split_size"])
     elif settings["shuffle_seed"] is not None:
-        splits = shuffled_splits(N, settings["splits"], settings["shuffle_seed"])
+        splits = shuffled_splits(N, count, settings["shuffle_seed"])
+    elif count <= N:
+        splits = np.arange(N) * count // N
     else:
-        if settings["splits"] > N:
-            raise WorkError(f"{settings['splits']} splits need at least as many samples, there are {N}")
-        splits = np.arange(N) * settings["splits"] // N
-    entropy = SplitEntropy(splits, samples.dimensions)
-    for start in range(0, N, 4096):  # probabilities in float64 of all samples at once would take room
-        chunk = logits[start : start + 4096]
-        entropy.update(probabilities(chunk), np.arange(start, start + len(chunk)))
-    mean, std = entropy.score()
-    return [(mean, std if len(entropy.scores()) > 1 else None)], ()
+        raise WorkError(f"{count} splits need at least as many samples, there are {N}")
+    p = probabilities(logits)
+    mean, std = inception_score(p, splits)
+    return [Figure(mean, std if splits.max() > 0 else None, inception_score_interval(p, splits))]
 
 
-_KINDS: Mapping[str, Callable[[LayerState, Statistics | None, Settings], Result]] = {
+def _kid(case: Case) -> list[Figure]:
+    settings = case.settings
+    mean, std = kid(
+        case.samples.rows(),
+        case.known.features,
+        subsets=settings["subsets"],
+        size=settings["subset_size"],
+        seed=settings["seed"],
+    )
+    return [Figure(mean, std)]
+
+
+def _precision_recall(case: Case) -> list[Figure]:
+    samples, reference = case.subsets()
+    flags = precision_recall(samples, reference, k=case.settings["k"], device=case.device)
+    return [
+        Figure(flags.precision, interval=precision_interval(flags.precise)),
+        Figure(flags.recall, interval=recall_interval(flags.recalled, len(samples))),
+    ]
+
+
+def _density_coverage(case: Case) -> list[Figure]:
+    samples, reference = case.subsets()
+    shares = density_coverage(samples, reference, k=case.settings["k"], device=case.device)
+    return [Figure(shares.density), Figure(shares.coverage)]
+
+
+def _fid_infinity(case: Case) -> list[Figure]:
+    known = case.known
+    return [Figure(fid_infinity(case.samples.rows(), known.mean, known.covariance, **case.settings).value)]
+
+
+def _cmmd(case: Case) -> list[Figure]:
+    return [Figure(cmmd(case.samples.rows(), case.known.features, **case.settings))]
+
+
+def _authpct(case: Case) -> list[Figure]:
+    return [Figure(memorization(case.samples.rows(), case.known.features, device=case.device).authpct)]
+
+
+def _diversity(case: Case) -> list[Figure]:
+    rows = case.samples.rows()
+    result = diversity(feature_distances(rows, disjoint_pairs(len(rows), case.settings["seed"])))
+    return [Figure(result.mean, result.error)]
+
+
+_KINDS: Mapping[str, Callable[[Case], list[Figure]]] = {
     "frechet": _frechet,
     "inception-score": _inception_score,
+    "kid": _kid,
+    "precision-recall": _precision_recall,
+    "density-coverage": _density_coverage,
+    "fid-infinity": _fid_infinity,
+    "cmmd": _cmmd,
+    "authpct": _authpct,
+    "diversity": _diversity,
 }

@@ -35,6 +35,7 @@ KINDS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
     "fid-infinity": (("fid_infinity",), {"points": 15, "smallest": 5000, "seed": 0}),
     "cmmd": (("cmmd",), {"sigma": 10.0, "scale": 1000.0}),
     "authpct": (("authpct",), {}),
+    "diversity": (("diversity",), {"seed": 0}),
 }
 
 
@@ -295,6 +296,8 @@ def default_for(dataset_name: str) -> Protocol:
 
 
 def checked(protocol: Protocol, where: str = "protocol") -> Protocol:
+    """The protocol itself, if its parts fit together. Raises UsageError, naming ``where``, if they do not."""
+
     def choose(what: str, value: Any, known: tuple[str, ...]) -> None:
         if value not in known:
             raise UsageError(f"{where}: {what} cannot be {value!r}: choose {', '.join(known)}")

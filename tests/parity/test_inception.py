@@ -1,0 +1,154 @@
+"""Our Inception against torch-fidelity's, torchmetrics' and clean-fid's, with one set of weights in all of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import varied_images
+from torch import Tensor
+
+from cmbench.metrics import protocols
+from cmbench.metrics.extractors import Extractor, file_hash, open_extractor
+from cmbench.metrics.frechet import frechet_distance
+from cmbench.metrics.inception_score import inception_score, probabilities, shuffled_splits
+from cmbench.metrics.moments import Moments
+from cmbench.metrics.protocols import ExtractorSpec
+from cmbench.metrics.resizing import resize
+
+
+def ours(weights: Path, resize_mode: str = "tf1-bilinear", precision: str = "float32") -> Extractor:
+    return open_extractor(
+        ExtractorSpec("inception-v3", file_hash(weights), resize_mode), weights=weights, precision=precision
+    )
+
+
+def theirs(weights: Path, images: Tensor) -> dict[str, Tensor]:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+    )
+    with torch.inference_mode():
+        pool3, logits = network(images)
+    return {"pool3": pool3, "logits_unbiased": logits}
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "count"), [(32, 6), (64, 3), (299, 2), (320, 2)])
+def test_features_are_torch_fidelitys(inception_weights: Path, size: int, count: int) -> None:
+    images = varied_images(count, size, seed=3)
+    found, expected = ours(inception_weights)(images), theirs(inception_weights, images)
+    for layer, features in expected.items():
+        assert relative(found[layer], features) < 1e-5, layer
+    # The check would be empty if the network gave the same for all images.
+    assert relative(expected["pool3"][:1], expected["pool3"][1:2]) > 0.05
+
+
+@pytest.mark.slow
+def test_spatial_features_are_the_first_branch_of_mixed_6(inception_weights: Path) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    images = varied_images(2, 32, seed=4)
+    network = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_weights)
+    )
+    kept: list[Tensor] = []
+    network.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: kept.append(out))
+    with torch.inference_mode():
+        network(images)
+    expected = kept[0].permute(0, 2, 3, 1)[..., :7].reshape(2, -1)  # height, width, channel, as TensorFlow has it
+    found = ours(inception_weights)(images)["spatial"]
+    assert found.shape == (2, 2023)
+    assert relative(found, expected) < 3e-5
+
+
+@pytest.mark.slow
+def test_figures_are_torch_fidelitys(inception_weights: Path) -> None:
+    fake, real = varied_images(20, 32, seed=5), (varied_images(20, 32, seed=6) // 2 + 40)
+    extractor = ours(inception_weights)
+    a, b = extractor(fake), extractor(real)
+    x, y = theirs(inception_weights, fake), theirs(inception_weights, real)
+
+    def distance(one: Tensor, two: Tensor) -> float:
+        first, second = Moments(2048), Moments(2048)
+        first.update(one)
+        second.update(two)
+        return frechet_distance(first.mean, first.covariance(), second.mean, second.covariance())
+
+    def score(logits: Tensor) -> float:
+        return inception_score(probabilities(logits), shuffled_splits(20, 2))[0]
+
+    assert distance(a["pool3"], b["pool3"]) == pytest.approx(distance(x["pool3"], y["pool3"]), rel=1e-5)
+    assert score(a["logits_unbiased"]) == pytest.approx(score(x["logits_unbiased"]), rel=1e-5)
+    assert score(x["logits_unbiased"]) > 1.5
+
+
+@pytest.mark.slow
+def test_bf16_stays_near_and_is_not_the_default(inception_weights: Path) -> None:
+    images = varied_images(4, 32, seed=7)
+    exact, fast = ours(inception_weights)(images), ours(inception_weights, precision="bf16")(images)
+    assert fast["pool3"].dtype == torch.float32
+    assert 1e-5 < relative(fast["pool3"], exact["pool3"]) < 0.1
+    assert all(protocols.get(name).precision == "float32" for name in protocols.names())
+
+
+@pytest.mark.slow
+def test_torchmetrics_agrees_without_its_antialiasing_and_not_with_it(inception_weights: Path) -> None:
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    images = varied_images(3, 64, seed=8)
+    pool3 = ours(inception_weights)(images)["pool3"]
+    for antialias in (False, True):
+        network = fid.NoTrainInceptionV3(
+            name="inception-v3-compat", features_list=["2048"], antialias=antialias,
+            feature_extractor_weights_path=str(inception_weights),
+        )  # fmt: skip
+        with torch.inference_mode():
+            difference = relative(network(images), pool3)
+        assert (difference < 1e-5) == (not antialias), difference
+
+
+# --- clean-fid --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [32, 64, 320])
+@pytest.mark.parametrize(("mode", "name"), [("pil-bicubic", "clean"), ("half-pixel-bilinear", "legacy_pytorch")])
+def test_resizing_is_cleanfids(size: int, mode: str, name: str) -> None:
+    cleanfid = pytest.importorskip("cleanfid.resize")
+    images = varied_images(2, size, seed=9)
+    expected = np.stack([cleanfid.build_resizer(name)(image) for image in images.permute(0, 2, 3, 1).numpy()])
+    np.testing.assert_allclose(resize(images, 299, mode).permute(0, 2, 3, 1), expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_legacy_pytorch_features_are_cleanfids(inception_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleanfid = pytest.importorskip("cleanfid.inception_pytorch")
+    state = torch.load(inception_weights, weights_only=True)
+    monkeypatch.setattr(cleanfid, "load_state_dict_from_url", lambda *args, **kwargs: state)
+    network = cleanfid.InceptionV3(output_blocks=[3], resize_input=False).eval()
+    images = varied_images(2, 32, seed=10)
+    with torch.inference_mode():
+        expected = network(resize(images, 299, "half-pixel-bilinear") / 255)[0].flatten(1)
+    assert relative(ours(inception_weights, "half-pixel-bilinear")(images)["pool3"], expected) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_clean_protocol_uses_what_its_resizer_gives(inception_weights: Path) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    cleanfid = pytest.importorskip("cleanfid.resize")
+    images = varied_images(2, 40, seed=11)
+    resized = np.stack([cleanfid.build_resizer("clean")(image) for image in images.permute(0, 2, 3, 1).numpy()])
+    network = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_weights)
+    )
+    # Images of 299 pixels pass torch-fidelity's resizing unchanged; floats enter behind its check for uint8.
+    floats = torch.from_numpy(resized).permute(0, 3, 1, 2)
+    network.Conv2d_1a_3x3.register_forward_pre_hook(lambda module, args: ((floats - 128) / 128,))
+    with torch.inference_mode():
+        (expected,) = network(torch.zeros(2, 3, 299, 299, dtype=torch.uint8))
+    assert relative(ours(inception_weights, "pil-bicubic")(images)["pool3"], expected) < 1e-5
