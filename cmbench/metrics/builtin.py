@@ -19,8 +19,8 @@ def _adm_reference(folder: str, file: str) -> ReferenceSpec:
     return ReferenceSpec(Path(file).stem, file, f"{_ADM}{folder}/{file}", rebuild=False)
 
 
-def _own(dataset: str, extractor: str, samples: int, references: int | None) -> Protocol:
-    """A protocol whose features are those of our own classifier for this data set."""
+def _own(dataset: str, extractor: str, suffix: str, samples: int, references: int | None) -> Protocol:
+    """A protocol whose features are those of our own classifier for this data set, and are named after it."""
     index = json.loads((Path(__file__).parent.parent / "assets" / "extractors" / "index.json").read_text())
     spec = ExtractorSpec(extractor, index.get(extractor, {}).get("sha256"))
     return Protocol(
@@ -30,14 +30,14 @@ def _own(dataset: str, extractor: str, samples: int, references: int | None) -> 
         quantizer="round",
         extractors=(spec,),
         metrics=(
-            metric("frechet", extractor, "features", f"FD ({extractor})"),
-            metric("inception-score", extractor, "logits", f"IS ({extractor})", splits=10, shuffle_seed=2020),
+            metric("frechet", extractor, "features", f"FD-{suffix}"),
+            metric("inception-score", extractor, "logits", f"IS-{suffix}", splits=10, shuffle_seed=2020),
             metric(
                 "precision-recall", extractor, "features",
-                f"Precision ({extractor})", f"Recall ({extractor})",
+                f"Prec-{suffix}", f"Rec-{suffix}",
                 reference_count=references, sample_count=references,
             ),
-            metric("kid", extractor, "features", f"KID ({extractor})", subset_size=min(1000, samples // 8)),
+            metric("kid", extractor, "features", f"KID-{suffix}", subset_size=min(1000, samples // 8)),
         ),
         references={dataset: ReferenceSpec(f"{dataset} training set")},
         samples=samples,
@@ -150,7 +150,7 @@ PROTOCOLS = (
         ),
         references=_ANY,
     ),
-    _own("digits", "digits-cnn", 1_797, None),
-    _own("mnist", "mnist-cnn", 10_000, 10_000),
-    _own("cifar10", "cifar10-resnet", 50_000, 10_000),
+    _own("digits", "digits-cnn", "digits", 1_797, None),
+    _own("mnist", "mnist-cnn", "mnist", 10_000, 10_000),
+    _own("cifar10", "cifar10-resnet", "resnet", 50_000, 10_000),
 )  # fmt: skip

@@ -54,7 +54,8 @@ def _grid(table: Table, *, references: bool, compact: bool = False) -> "RichTabl
     grid.add_column(method, min_width=max(words, default=0) + 1, overflow="fold")
     for header in figures:
         grid.add_column(header, justify="right", overflow="fold")
-    if table.measured:
+    origins = table.measured and {row.origin for _, row in table.rows()} != {"measured"}
+    if origins:
         grid.add_column(table.headers[-1], overflow="fold")
     for group in table.groups:
         grid.add_section()
@@ -65,7 +66,7 @@ def _grid(table: Table, *, references: bool, compact: bool = False) -> "RichTabl
             if references and row.reference:
                 name.append(f" ({row.reference})", style="dim")
             cells = [_text(cell, letters, compact) for cell in (row.nfe, *row.cells)]
-            if table.measured:
+            if origins:
                 cells.append(Text(row.origin.replace(", ", "\n") if compact else row.origin))
             style = "dim italic" if table.measured and row.source == "published" else ""
             grid.add_row(name, *cells, style=style)

@@ -66,7 +66,7 @@ def test_names_and_titles_do_not_move_the_fingerprint() -> None:
 
 
 def test_titles_stand_in_the_protocols_order() -> None:
-    assert protocols.get("digits").metric_titles["fid"] == "FD (digits-cnn)"
+    assert protocols.get("digits").metric_titles["fid"] == "FD-digits"
     assert list(protocols.get("adm").metric_titles) == ["fid", "sfid", "is", "precision", "recall"]
 
 

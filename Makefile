@@ -1,0 +1,48 @@
+# Two commands on a fresh machine with Python 3.11 or newer, pip and make: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test quick lint digits clean
+
+demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
+	$(BIN)/cmbench run --method cd --nfe 1 2
+	$(BIN)/cmbench table
+
+test: $(VENV)/.test-installed  ## everything, the slow tests included
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.test-installed  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev-installed  ## what CI checks besides the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+digits: $(VENV)/.installed  ## measure again what results/shipped holds for the digits (about 20 minutes on two cores)
+	$(BIN)/cmbench run --method cd pd --nfe 1 2 4 --seed 0 1 2 --out results/shipped
+	$(BIN)/cmbench run --method ct --nfe 1 2 --seed 0 1 2 --out results/shipped
+	$(BIN)/cmbench run --method ddim --nfe 4 10 20 50 --seed 0 1 2 --out results/shipped
+	$(BIN)/cmbench run --method edm --nfe 35 --seed 0 1 2 --out results/shipped
+	$(BIN)/cmbench figure nfe --out results/shipped
+	$(BIN)/cmbench figure samples --out results/shipped
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.dev-installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@ $(VENV)/.installed $(VENV)/.test-installed
+
+clean:
+	rm -rf $(VENV) build *.egg-info
