@@ -47,7 +47,7 @@ class DenoisingObjective:
         self.modules: Mapping[str, nn.Module] = {}
 
     def loss(
-        self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator
+        self, network: nn.Module, x: Tensor, labels: Tensor | None, _step: int, rng: torch.Generator
     ) -> Tensor:
         """Per-sample losses [B]."""
         normal = torch.randn(len(x), device=x.device, generator=rng)
@@ -58,7 +58,7 @@ class DenoisingObjective:
         error: Tensor = Denoiser(network, sd)(noisy, sigma, labels) - x
         return weight * error.square().flatten(1).mean(1)
 
-    def after_step(self, network: nn.Module, step: int) -> None:
+    def after_step(self, _network: nn.Module, _step: int) -> None:
         """Nothing to do."""
 
 

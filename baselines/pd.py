@@ -48,7 +48,7 @@ class PDRecipe:
 def grid(noise: NoiseRange, steps: int, start: int) -> Tensor:
     """The levels of a student of ``steps`` steps: float64 [steps + 1], from sigma_max to zero.
 
-    They are every (2 start / steps)-th point of the first teacher's grid, so that a stage's grid contains the next one's.
+    They are every (2 start / steps)-th point of the first teacher's grid, so each stage's grid contains the next one's.
     """
     finest = torch.cat([karras_sigmas(noise, 2 * start), torch.zeros(1, dtype=torch.float64)])
     return finest[:: 2 * start // steps]
@@ -79,7 +79,7 @@ class StageObjective:
         self.modules: Mapping[str, nn.Module] = {}
 
     def loss(
-        self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator
+        self, network: nn.Module, x: Tensor, labels: Tensor | None, _step: int, rng: torch.Generator
     ) -> Tensor:
         """Per-sample losses [B]."""
         levels = self.levels.to(x.device)
@@ -94,7 +94,7 @@ class StageObjective:
         error: Tensor = (made - goal).square().flatten(1).mean(1)
         return weight * error
 
-    def after_step(self, network: nn.Module, step: int) -> None:
+    def after_step(self, _network: nn.Module, _step: int) -> None:
         """Nothing to do."""
 
 

@@ -35,7 +35,7 @@ class MultiValue(TyperCommand):
 class Ordered(TyperGroup):
     """Lists commands in the order in which they are defined here."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """The commands, unsorted."""
         return list(self.commands)
 

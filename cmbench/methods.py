@@ -108,8 +108,8 @@ class Method:
         group: one of the paper's groups: SAMPLERS, DISTILLATION, DIRECT.
         reference: authors and year, as the paper prints them.
         summary: one line for ``cmbench list``.
-        recipe: frozen dataclass of its settings. A field ``dropout`` is the network's while it trains. A field ``seed``, where it has one that is not None, fixes the
-            training seed for all runs (networks that many methods share).
+        recipe: frozen dataclass of its settings. A field ``dropout`` is the network's while it trains; a field
+            ``seed`` that is not None fixes the training seed for all runs (networks that many methods share).
         sampler: ``(model, recipe, nfe) -> Sampler``.
         train: trains and returns the evaluated network; None for a method that samples with its parent's network.
         parent: ``(variant, recipe) -> Parent`` whose checkpoint it needs, or None.

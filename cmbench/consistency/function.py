@@ -1,6 +1,7 @@
 """The consistency function and its multistep sampling (Song et al., 2023)."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -79,7 +80,7 @@ def multistep(
 def check_taus(taus: Sequence[float], levels: NoiseRange) -> None:
     """Raise UsageError unless the re-noising levels fall strictly and lie inside the noise range."""
     inside = all(levels.sigma_min < tau < levels.sigma_max for tau in taus)
-    if not inside or any(a <= b for a, b in zip(taus, taus[1:], strict=False)):
+    if not inside or any(a <= b for a, b in pairwise(taus)):
         raise UsageError(
             f"taus {list(taus)} must fall strictly within ({levels.sigma_min}, {levels.sigma_max})"
         )

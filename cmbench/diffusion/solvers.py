@@ -1,6 +1,7 @@
 """Steps of the probability-flow ODE in sigma, ``dx/dsigma = (x - D(x, sigma)) / sigma`` (EDM, equation 1)."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,6 +43,6 @@ def integrate(denoise: Denoise, noise: Tensor, sigmas: Tensor, step: Step, label
     sigmas = sigmas.to(noise.device, torch.float64)
     x = noise.double() * sigmas[0]
     ones = torch.ones(len(x), dtype=torch.float64, device=x.device)
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         x = step(denoise, x, sigma * ones, sigma_next * ones, labels)
     return denoise(x, sigmas[-1] * ones, labels).float()

@@ -25,12 +25,12 @@ class Objective(Protocol):
     modules: Mapping[str, nn.Module]
 
     def loss(
-        self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator
+        self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator, /
     ) -> Tensor:
         """Per-sample losses [B] for images ``x`` [B, C, H, W] in [-1, 1]."""
         ...
 
-    def after_step(self, network: nn.Module, step: int) -> None:
+    def after_step(self, network: nn.Module, step: int, /) -> None:
         """Called after each optimiser step."""
         ...
 
