@@ -129,7 +129,8 @@ def test_samples_depend_on_neither_batch_nor_order():
 
 
 @pytest.mark.parametrize(
-    "taus", [(0.002,), (80.0,), (100.0,), (0.0,), (-1.0,), (1.0, 1.0), (1.0, 2.0), (5.0, 3.0, 4.0), (math.nan,)]
+    "taus",
+    [(0.002,), (80.0,), (100.0,), (0.0,), (-1.0,), (1.0, 1.0), (1.0, 2.0), (5.0, 3.0, 4.0), (math.nan,)],
 )
 def test_taus_that_do_not_fall_within_the_range_are_refused(taus: tuple[float, ...]):
     with pytest.raises(UsageError, match="fall strictly"):

@@ -144,9 +144,7 @@ def test_steps_take_a_noise_level_of_its_own_for_each_sample():
 
 def test_euler_step_to_zero_is_the_denoised_image():
     x, high = torch.randn(2, 1, 2, 2), torch.tensor([2.0, 0.3])
-    torch.testing.assert_close(
-        euler_step(DATA.denoise, x, high, torch.zeros(2), None), DATA.denoise(x, high)
-    )
+    torch.testing.assert_close(euler_step(DATA.denoise, x, high, torch.zeros(2), None), DATA.denoise(x, high))
 
 
 def test_labels_reach_every_evaluation():
