@@ -133,7 +133,7 @@ def test_the_reference_is_built_once_and_says_where_it_comes_from(
     seen: list[tuple[int, int]] = []
     first = engine.reference(digits, lambda done, total: seen.append((done, total)))
     assert seen[-1] == (1797, 1797)
-    assert first.provenance["data_fingerprint"] == digits.fingerprint
+    assert first.provenance["fingerprint"] == digits.fingerprint
     assert set(first.provenance["weights"]) == {"digits-cnn"}
     monkeypatch.setattr(Engine, "_run", lambda *args: pytest.fail("built again"))
     again = engine.reference(digits)
@@ -151,7 +151,7 @@ def test_gray_and_repeated_gray_are_the_same_images(
     assert gray["fid"].value == pytest.approx(colour["fid"].value, rel=1e-6)
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------
+# --- what goes wrong ----------------------------------------------------------------------------
 
 
 def test_missing_weights_cost_their_own_metrics_only(
@@ -189,7 +189,7 @@ def test_a_damaged_shard_is_named(engine: Engine, samples: torch.Tensor, tmp_pat
     path = tmp_path / "half.npz"
     engine.save(measure(engine, samples, 64), path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(WorkError, match="half.npz is no readable shard"):
+    with pytest.raises(WorkError, match=r"half\.npz is no readable shard"):
         engine.load(path)
 
 
@@ -288,10 +288,10 @@ def test_a_protocol_without_a_reference_for_the_data_says_so(
     published = {
         "digits": ReferenceSpec("published", "stats.npz", "https://example.org/stats.npz", rebuild=False)
     }
-    engine = Engine.open(dataclasses.replace(protocols.get("digits"), references=published))
+    engine = Engine.open(dataclasses.replace(protocols.get("digits"), references=published), download=False)
     reference = engine.reference(digits)
     figures = engine.compute(measure(engine, samples, 64), reference)
-    assert "download https://example.org/stats.npz" in (figures["fid"].reason or "")
+    assert "get it from https://example.org/stats.npz" in (figures["fid"].reason or "")
     assert figures["is"].value is not None
 
 
