@@ -67,6 +67,13 @@ def test_a_pickle_that_runs_code_is_not_loaded(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_torchscript_network_is_not_executed(tmp_path: Path) -> None:
+    path = tmp_path / "inception-2015-12-05.pt"
+    torch.jit.script(nn.Linear(1, 1)).save(path)
+    with pytest.raises(WorkError, match="TorchScript network, which is code"):
+        open_extractor(ExtractorSpec("inception-v3", extractors.file_hash(path)), weights=path)
+
+
 def test_a_file_of_another_layout_is_named(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"a": torch.zeros(1)}, path)

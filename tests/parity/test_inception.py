@@ -9,6 +9,7 @@ from conftest import varied_images
 from torch import Tensor
 
 from cmbench.metrics import protocols
+from cmbench.metrics.backbones import VGG16
 from cmbench.metrics.extractors import Extractor, file_hash, open_extractor
 from cmbench.metrics.frechet import frechet_distance
 from cmbench.metrics.inception_score import inception_score, probabilities, shuffled_splits
@@ -160,3 +161,23 @@ def test_the_clean_protocol_uses_what_its_resizer_gives(inception_weights: Path)
     with torch.inference_mode():
         (expected,) = network(torch.zeros(2, 3, 299, 299, dtype=torch.uint8))
     assert relative(ours(inception_weights, "pil-bicubic")(images)["pool3"], expected) < 1e-5
+
+
+# --- VGG16 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_vgg16_features_are_torch_fidelitys(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    state = vgg16().state_dict()
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: state)  # half a gigabyte, not worth a file
+    network = FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path="unused")
+    images = varied_images(2, 40, seed=14)
+    with torch.inference_mode():
+        (expected,) = network(images)
+        found = VGG16(state, "tf1-bilinear")(images)["fc2_relu"]
+    assert expected.std() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
