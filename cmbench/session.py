@@ -65,7 +65,7 @@ def choose_protocol(name: str, precision: str | None) -> "Protocol":
     from cmbench.metrics import protocols
 
     protocol = protocols.from_toml(Path(name)) if name.endswith(".toml") else protocols.get(name)
-    return protocol.with_precision(precision) if precision else protocol
+    return protocol.with_arithmetic(precision) if precision else protocol
 
 
 def open_workshop(options: Options) -> Workshop:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmbench.data.digits import DIGITS
 from cmbench.metrics import classifiers
 from cmbench.metrics.classifiers import Architecture, Classifier
 from cmbench.paths import atomic
@@ -79,11 +80,10 @@ class Split:
 
 
 def _digits() -> Split:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(np.round(bunch.images * 255 / 16).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    digits = DIGITS.load(None, False)
+    assert digits.labels is not None
+    images = torch.from_numpy(digits.read(np.arange(len(digits))))
+    labels = torch.from_numpy(digits.labels)
     held = torch.arange(len(images)) >= len(images) * 4 // 5  # the last fifth, whose writers are new
     return Split(images[~held], labels[~held], images[held], labels[held])
 

@@ -86,6 +86,13 @@ def check_taus(taus: Sequence[float], levels: NoiseRange) -> None:
         )
 
 
-def default_taus(nfe: int, levels: NoiseRange) -> tuple[float, ...]:
-    """Re-noising levels where a recipe names none: the inner points of the Karras grid of ``nfe + 1`` points."""
-    return tuple(karras_sigmas(levels, nfe + 1)[1:-1].tolist())
+def default_taus(nfe: int, points: int, levels: NoiseRange) -> tuple[float, ...]:
+    """Re-noising levels where a recipe names none: ``nfe - 1`` evenly spaced inner points of the training grid.
+
+    A consistency function knows only the levels it was trained on, the Karras grid of ``points`` points; between
+    them it is an interpolation. Raises UsageError where the grid has too few.
+    """
+    if nfe > points - 1:
+        raise UsageError(f"a grid of {points} points has levels for at most {points - 1} evaluations")
+    sigmas = karras_sigmas(levels, points).tolist()
+    return tuple(sigmas[k * (points - 1) // nfe] for k in range(1, nfe))

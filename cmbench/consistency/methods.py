@@ -28,7 +28,8 @@ class CDRecipe:
         solver: the teacher's ODE step.
         metric: distance d of the loss (l2 is squared).
         target_ema: mu of the target network; 0 is the stop-gradient of the current parameters.
-        taus: re-noising levels by NFE ("2" -> one level); another NFE takes the inner points of the Karras grid.
+        taus: re-noising levels by NFE ("2" -> one level); another NFE takes evenly spaced points of the
+            training grid.
         seed: training seed; None takes the run's.
     """
 
@@ -77,16 +78,24 @@ class CTRecipe:
             )
 
 
+def _points(recipe: CDRecipe | CTRecipe) -> int:
+    return recipe.points if isinstance(recipe, CDRecipe) else recipe.s1 + 1
+
+
 def _taus(recipe: CDRecipe | CTRecipe, nfe: int, noise: NoiseRange) -> tuple[float, ...]:
     from cmbench.consistency.function import default_taus
 
-    return recipe.taus.get(str(nfe), default_taus(nfe, noise))
+    taus = recipe.taus.get(str(nfe))
+    return default_taus(nfe, _points(recipe), noise) if taus is None else taus
 
 
 def _refuses(nfe: int, recipe: CDRecipe | CTRecipe) -> str | None:
     taus = recipe.taus.get(str(nfe))
     if taus is not None and len(taus) != nfe - 1:
         return f"{nfe} evaluations take {nfe - 1} taus, the recipe has {len(taus)}"
+    most = _points(recipe) - 1
+    if taus is None and nfe > most:
+        return f"the training grid of {most + 1} points has levels for {most} evaluations; name taus for more"
     return None
 
 

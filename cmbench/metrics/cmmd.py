@@ -37,4 +37,5 @@ def _unit(vectors: object, name: str) -> Float64:
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     if not norms.all() or len(features) == 0:
         raise UsageError(f"CMMD {name} must be vectors of some length")
-    return features / norms
+    unit: Float64 = features / norms
+    return unit

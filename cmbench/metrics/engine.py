@@ -1,6 +1,5 @@
 """The engine: every image goes once through each extractor, and every metric is fed from that one pass."""
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmbench.errors import CmbenchError, UsageError, WorkError, unknown
-from cmbench.metrics import references, shards
-from cmbench.metrics.extractors import Extractor, definition, file_hash, open_extractor
+from cmbench.metrics import building, shards
+from cmbench.metrics.extractors import Extractor, definition, open_extractor
 from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, Case, figures
-from cmbench.metrics.protocols import MetricSpec, Protocol, ReferenceSpec
+from cmbench.metrics.protocols import MetricSpec, Protocol
 from cmbench.metrics.quantize import quantize
-from cmbench.metrics.references import Reference, Statistics
+from cmbench.metrics.references import Reference
 from cmbench.metrics.shards import LayerState, Shard
-from cmbench.paths import cache_dir
-from cmbench.records import Metric, fingerprint
+from cmbench.records import Metric
 
 if TYPE_CHECKING:
     from cmbench.data import ImageData
 
 BATCH = 64
-PART = 4096  # images of a reference between two saves
 
 Progress = Callable[[int, int], None]
 
@@ -42,6 +39,7 @@ class Engine:
         batch_size: images per pass; another one changes features in the last bits.
         missing: extractor -> why it could not be opened.
         device: where the extractors run.
+        download: whether published statistics may be fetched.
     """
 
     def __init__(
@@ -51,8 +49,10 @@ class Engine:
         missing: dict[str, str],
         batch_size: int,
         device: torch.device,
+        download: bool,
     ) -> None:
         self.protocol = protocol
+        self.download = download
         self.device = device
         self.batch_size = batch_size
         self.missing = missing
@@ -67,7 +67,6 @@ class Engine:
         weights: Path | None = None,
         batch_size: int = BATCH,
         download: bool = True,
-        compile: bool = False,
     ) -> "Engine":
         """Load the protocol's extractors.
 
@@ -79,8 +78,7 @@ class Engine:
             device: where the extractors run.
             weights: the user's weight file, or a folder of such files.
             batch_size: images per pass through an extractor.
-            download: whether absent weights may be fetched.
-            compile: let ``torch.compile`` fuse the networks, which changes the last bits of features.
+            download: whether absent weights and published statistics may be fetched.
 
         Raises:
             UsageError: unknown extractor or layer, nothing at ``weights``, a batch size below 1.
@@ -97,16 +95,24 @@ class Engine:
                 extractor = open_extractor(
                     spec, device=device, precision=protocol.precision, weights=weights, download=download
                 )
-                opened[spec.name] = extractor.compile() if compile else extractor
+                opened[spec.name] = extractor.compile() if protocol.compile else extractor
             except WorkError as error:
                 missing[spec.name] = str(error)
-        return cls(protocol, opened, missing, batch_size, torch.device(device))
+        return cls(protocol, opened, missing, batch_size, torch.device(device), download)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Protocol and the SHA-256 of the weights that are really in use, for records."""
-        weights = {name: extractor.weights for name, extractor in self._extractors.items()}
-        return {"protocol": self.protocol.name, "fingerprint": self.protocol.fingerprint, "weights": weights}
+        return {
+            "protocol": self.protocol.name,
+            "fingerprint": self.protocol.fingerprint,
+            "weights": self.weights,
+        }
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Extractor -> SHA-256 of the weights in use."""
+        return {name: extractor.weights for name, extractor in sorted(self._extractors.items())}
 
     def quantize(self, images: Tensor) -> Tensor:
         """Float images [B, C, H, W] in [-1, 1] to uint8, as the protocol says."""
@@ -122,7 +128,7 @@ class Engine:
         for spec in self.protocol.metrics:
             if spec.kind in KEEPS_SAMPLES and self._layer(spec) in needed:
                 needed[self._layer(spec)] = True
-        return self._empty(needed)
+        return self.empty(needed)
 
     def update(self, shard: Shard, images: Tensor | NDArray[np.uint8], first_index: int) -> None:
         """Add images to a shard.
@@ -150,9 +156,13 @@ class Engine:
         shard.waiting.append(images)
         self._run(shard, flush=False)
 
+    def flush(self, shard: Shard) -> None:
+        """Run the images of a shard that still wait for a full batch."""
+        self._run(shard, flush=True)
+
     def save(self, shard: Shard, path: Path) -> None:
         """Run what waits and write the shard atomically as ``.npz``."""
-        self._run(shard, flush=True)
+        self.flush(shard)
         shards.save(shard, path)
 
     def load(self, path: Path) -> Shard:
@@ -171,115 +181,35 @@ class Engine:
             UsageError: shards of another protocol.
             WorkError: samples are missing in between, or come twice.
         """
-        return self._merge(parts, self.shard())
+        ready = []
+        for part in parts:
+            self.flush(part)
+            ready.append(part)
+        return shards.merge(ready, self.shard())
 
     # --- reference -------------------------------------------------------------------------------
 
     def reference(self, data: "ImageData | None", progress: Progress | None = None) -> Reference:
-        """What the protocol compares with, for this data set.
-
-        A statistics file is looked for at the path that the user gave and in ``cache_dir()/references``.
-        Where the protocol's reference is the data set itself, its features are computed in one pass (in parts
-        that a later call continues) and cached. What cannot be had comes back with the reason, not as an
-        error.
+        """What the protocol compares with, for this data set; see :func:`cmbench.metrics.building.find`.
 
         Args:
             data: the data set; None where the reference is a file.
             progress: called with images done and images to do while features are computed.
 
         Raises:
-            UsageError: the file's dimensions are not the extractor's; the protocol has no reference for the
-                data.
+            UsageError: the file's dimensions are not the extractor's; no reference for the data.
             WorkError: the file is damaged.
         """
-        known = self.protocol.references
-        name = data.name if data is not None else None
-        spec = (
-            known.get(name or "*") or known.get("*") or (next(iter(known.values())) if data is None else None)
-        )
-        if spec is None:
-            raise UsageError(
-                f"protocol '{self.protocol.name}' has no reference for {name}: it knows {', '.join(known)}"
-            )
-        path = spec.path
-        if path is None and spec.file is not None and (cache_dir() / "references" / spec.file).is_file():
-            path = cache_dir() / "references" / spec.file
-        if path is not None:
-            return self._from_file(spec, path)
-        get = f"download {spec.url} and pass it as the reference" if spec.url else "pass a reference file"
-        if data is not None and (spec.file is None or spec.rebuild):
-            built = self._from_data(spec, data, progress)
-            if spec.file is None:
-                return built
-            note = f"reference computed from {data.title}, as {spec.file} was not found"
-            return Reference(spec.name, built.layers, built.provenance, note)
-        reason = f"no reference: {spec.file or 'the data set'} is absent; {get}"
-        return Reference(spec.name, {}, missing=reason)
+        return building.find(self, data, progress)
 
-    def _from_file(self, spec: ReferenceSpec, path: Path) -> Reference:
-        digest = file_hash(path)
-        if spec.sha256 is not None and digest != spec.sha256:
-            raise WorkError(f"{path} has SHA-256 {digest[:16]}..., the protocol says {spec.sha256[:16]}...")
-        found, images = references.read(path)
-        layers = dict(found.layers)
-        needed = self._reference_layers()
-        if images is not None and any(layers.get(n) is None or (keep and layers[n].features is None)
-                                      for n, keep in needed.items()):  # fmt: skip
-            shard = self._empty(dict.fromkeys(needed, True))
-            for start in range(0, len(images), self.batch_size):
-                self.update(shard, images[start : start + self.batch_size], start)
-            self._run(shard, flush=True)
-            for layer, state in shard.layers.items():
-                moments, stated = state.moments(), layers.get(layer)
-                # The statistics in the file are of the whole set; its images are a part of it.
-                mean, covariance = (
-                    (stated.mean, stated.covariance) if stated else (moments.mean, moments.covariance())
-                )
-                layers[layer] = Statistics(mean, covariance, 0 if stated else moments.n, state.rows())
-        for layer, statistics in layers.items():
-            if layer in needed:
-                extractor, _, name = layer.partition("/")
-                references.check(layer, statistics, definition(extractor).layers[name], path.name)
-        provenance = {"file": path.name, "sha256": digest, **found.provenance}
-        return Reference(spec.name, {name: layers[name] for name in needed if name in layers}, provenance)
-
-    def _from_data(self, spec: ReferenceSpec, data: "ImageData", progress: Progress | None) -> Reference:
-        needed = self._reference_layers()
-        identity = {**self._identity(), "layers": needed, "data": data.fingerprint, "images": len(data)}
-        path = cache_dir() / "references" / f"{data.name}-{fingerprint(identity)}.npz"
-        if path.is_file():
-            return references.read(path)[0]
-        parts, folder = [], path.with_suffix(".parts")
-        for start in range(0, len(data), PART):
-            stop, part = min(start + PART, len(data)), folder / f"{start:08d}.npz"
-            if not part.is_file():
-                shard = self._empty(needed)
-                for first in range(start, stop, self.batch_size):
-                    last = min(first + self.batch_size, stop)
-                    self.update(shard, data.read(np.arange(first, last)), first)
-                    if progress is not None:
-                        progress(last, len(data))
-                self.save(shard, part)
-            parts.append(part)
-        empty = self._empty(needed)
-        whole = shards.merge((shards.load(part, self._empty(needed)) for part in parts), empty)
-        layers = {}
-        for layer, state in whole.layers.items():
-            if state.failure:
-                raise WorkError(f"reference {spec.name}: {state.failure}")
-            moments = state.moments()
-            kept = state.rows() if state.keep else None
-            layers[layer] = Statistics(moments.mean, moments.covariance(), moments.n, kept)
-        provenance = {
-            "data": data.name,
-            "data_fingerprint": data.fingerprint,
-            "images": len(data),
-            **self.provenance,
-        }
-        reference = Reference(spec.name, layers, provenance)
-        references.write(path, reference)
-        shutil.rmtree(folder, ignore_errors=True)
-        return reference
+    def reference_layers(self) -> dict[str, bool]:
+        """Layers that the reference needs -> whether its features are kept."""
+        needed: dict[str, bool] = {}
+        for spec in self.protocol.metrics:
+            if spec.kind not in NO_REFERENCE and spec.extractor in self._extractors:
+                keep = needed.get(self._layer(spec), False) or spec.kind in KEEPS_REFERENCE
+                needed[self._layer(spec)] = keep
+        return needed
 
     # --- metrics ---------------------------------------------------------------------------------
 
@@ -290,7 +220,7 @@ class Engine:
             shard: all samples (see :meth:`merge`).
             reference: from :meth:`reference`.
         """
-        self._run(shard, flush=True)
+        self.flush(shard)
         out: dict[str, Metric] = {}
         for spec in self.protocol.metrics:
             try:
@@ -327,31 +257,19 @@ class Engine:
         return f"{spec.extractor}/{spec.layer}"
 
     def _identity(self) -> dict[str, Any]:
-        weights = {name: extractor.weights for name, extractor in sorted(self._extractors.items())}
-        return {"protocol": self.protocol.fingerprint, "weights": weights, "batch size": self.batch_size}
+        return {
+            "protocol": self.protocol.fingerprint,
+            "weights": self.weights,
+            "batch size": self.batch_size,
+        }
 
-    def _reference_layers(self) -> dict[str, bool]:
-        """Layers that the reference needs -> whether its features are kept."""
-        needed: dict[str, bool] = {}
-        for spec in self.protocol.metrics:
-            if spec.kind not in NO_REFERENCE and spec.extractor in self._extractors:
-                keep = needed.get(self._layer(spec), False) or spec.kind in KEEPS_REFERENCE
-                needed[self._layer(spec)] = keep
-        return needed
-
-    def _empty(self, needed: dict[str, bool]) -> Shard:
+    def empty(self, needed: dict[str, bool], identity: dict[str, Any] | None = None) -> Shard:
+        """An empty shard of these layers -> whether their features are kept."""
         layers = {}
         for layer, keep in needed.items():
             extractor, _, name = layer.partition("/")
             layers[layer] = LayerState(definition(extractor).layers[name], keep)
-        return Shard(self._identity(), layers)
-
-    def _merge(self, parts: Iterable[Shard], empty: Shard) -> Shard:
-        ready = []
-        for part in parts:
-            self._run(part, flush=True)
-            ready.append(part)
-        return shards.merge(ready, empty)
+        return Shard(self._identity() if identity is None else identity, layers)
 
     def _run(self, shard: Shard, flush: bool) -> None:
         """Run the images that wait through the extractors in aligned batches, and the rest if ``flush``."""

@@ -1,6 +1,8 @@
 """Extractors: uint8 images to features, by name, with checked weights that execute nothing."""
 
 import hashlib
+import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,8 +188,10 @@ def locate(known: Definition, weights: Path | None, download: bool) -> Path:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """A state dict, read without executing anything."""
-    import pickle
-
+    if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+        raise ValueError(
+            "it is a TorchScript network, which is code and is not executed; plain tensors are read"
+        )
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

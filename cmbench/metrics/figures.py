@@ -23,7 +23,7 @@ from cmbench.metrics.kid import kid
 from cmbench.metrics.memorization import memorization
 from cmbench.metrics.precision_recall import precision_recall
 from cmbench.metrics.protocols import MetricSpec
-from cmbench.metrics.references import Statistics
+from cmbench.metrics.references import Float64, Statistics, drawn
 from cmbench.metrics.shards import Features, LayerState
 from cmbench.metrics.uncertainty import (
     Interval,
@@ -61,11 +61,11 @@ class Case:
         assert self.reference is not None
         return self.reference
 
-    def subsets(self) -> tuple[Features, Features]:
-        """Features of the samples and reference images compared, drawn if fewer than all."""
-        assert self.known.features is not None
-        rows, known = self.samples.rows(), self.known.features
-        return _drawn(rows, self.settings["sample_count"], 1), _drawn(known, self.settings["reference_count"], 0)
+    def compared(self) -> tuple[Features, Features, Float64]:
+        """Features of samples and of reference images (drawn, if fewer than all), and radii of the latter."""
+        samples = drawn(self.samples.rows(), self.settings["sample_count"], seed=1)
+        count, k = self.settings["reference_count"], self.settings["k"]
+        return samples, self.known.subset(count), self.known.radii(count, k, self.device)
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,6 @@ def figures(spec: MetricSpec, case: Case, notes: tuple[str, ...] = ()) -> dict[s
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         out[key] = Metric(float(figure.value), std, low, high, note=note)
     return out
-
-
-def _drawn(rows: Features, count: int | None, seed: int) -> Features:
-    # Neither data sets nor folders of samples are in random order, so that the first ones would not do.
-    if count is None or count >= len(rows):
-        return rows
-    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))]
 
 
 def _frechet(case: Case) -> list[Figure]:
@@ -152,8 +145,9 @@ def _kid(case: Case) -> list[Figure]:
 
 
 def _precision_recall(case: Case) -> list[Figure]:
-    samples, reference = case.subsets()
-    flags = precision_recall(samples, reference, k=case.settings["k"], device=case.device)
+    samples, reference, radii = case.compared()
+    k = case.settings["k"]
+    flags = precision_recall(samples, reference, k=k, reference_radii=radii, device=case.device)
     return [
         Figure(flags.precision, interval=precision_interval(flags.precise)),
         Figure(flags.recall, interval=recall_interval(flags.recalled, len(samples))),
@@ -161,8 +155,9 @@ def _precision_recall(case: Case) -> list[Figure]:
 
 
 def _density_coverage(case: Case) -> list[Figure]:
-    samples, reference = case.subsets()
-    shares = density_coverage(samples, reference, k=case.settings["k"], device=case.device)
+    samples, reference, radii = case.compared()
+    k = case.settings["k"]
+    shares = density_coverage(samples, reference, k=k, reference_radii=radii, device=case.device)
     return [Figure(shares.density), Figure(shares.coverage)]
 
 
@@ -176,7 +171,10 @@ def _cmmd(case: Case) -> list[Figure]:
 
 
 def _authpct(case: Case) -> list[Figure]:
-    return [Figure(memorization(case.samples.rows(), case.known.features, device=case.device).authpct)]
+    known, device = case.known, case.device
+    train = known.radii(None, 1, device)
+    result = memorization(case.samples.rows(), known.features, train_radii=train, device=device)
+    return [Figure(result.authpct)]
 
 
 def _diversity(case: Case) -> list[Figure]:

@@ -9,8 +9,31 @@ from torch_fidelity import feature_extractor_inceptionv3 as blocks
 
 from cmbench.metrics.resizing import resize
 
-LAYERS = {"pool3": 2048, "logits_unbiased": 1008, "spatial": 2023}
 SIZE = 299
+
+
+class Inception2015(nn.Module):
+    """The layers under the names of torch-fidelity's weight file, whose state dict they load as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = blocks.BasicConv2d(3, 32, kernel_size=3, stride=2)
+        self.Conv2d_2a_3x3 = blocks.BasicConv2d(32, 32, kernel_size=3)
+        self.Conv2d_2b_3x3 = blocks.BasicConv2d(32, 64, kernel_size=3, padding=1)
+        self.Conv2d_3b_1x1 = blocks.BasicConv2d(64, 80, kernel_size=1)
+        self.Conv2d_4a_3x3 = blocks.BasicConv2d(80, 192, kernel_size=3)
+        self.Mixed_5b = blocks.InceptionA(192, pool_features=32)
+        self.Mixed_5c = blocks.InceptionA(256, pool_features=64)
+        self.Mixed_5d = blocks.InceptionA(288, pool_features=64)
+        self.Mixed_6a = blocks.InceptionB(288)
+        self.Mixed_6b = blocks.InceptionC(768, channels_7x7=128)
+        self.Mixed_6c = blocks.InceptionC(768, channels_7x7=160)
+        self.Mixed_6d = blocks.InceptionC(768, channels_7x7=160)  # TensorFlow's mixed_6
+        self.Mixed_6e = blocks.InceptionC(768, channels_7x7=192)
+        self.Mixed_7a = blocks.InceptionD(768)
+        self.Mixed_7b = blocks.InceptionE_1(1280)
+        self.Mixed_7c = blocks.InceptionE_2(2048)
+        self.fc = nn.Linear(2048, 1008)
 
 
 class InceptionV3(nn.Module):
@@ -29,39 +52,18 @@ class InceptionV3(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor], resize_mode: str) -> None:
         super().__init__()
         self.resize_mode = resize_mode
-        self.stem1 = nn.ModuleDict(
-            {
-                "Conv2d_1a_3x3": blocks.BasicConv2d(3, 32, kernel_size=3, stride=2),
-                "Conv2d_2a_3x3": blocks.BasicConv2d(32, 32, kernel_size=3),
-                "Conv2d_2b_3x3": blocks.BasicConv2d(32, 64, kernel_size=3, padding=1),
-            }
+        net = Inception2015()
+        net.load_state_dict(weights)
+        self.register_buffer("classes", net.fc.weight.detach())
+        _merge_norms(net)
+        pool = nn.MaxPool2d(3, 2)
+        self.front = nn.Sequential(
+            *(net.Conv2d_1a_3x3, net.Conv2d_2a_3x3, net.Conv2d_2b_3x3, pool),
+            *(net.Conv2d_3b_1x1, net.Conv2d_4a_3x3, pool),
+            *(net.Mixed_5b, net.Mixed_5c, net.Mixed_5d),
+            *(net.Mixed_6a, net.Mixed_6b, net.Mixed_6c),
         )
-        self.stem2 = nn.ModuleDict(
-            {
-                "Conv2d_3b_1x1": blocks.BasicConv2d(64, 80, kernel_size=1),
-                "Conv2d_4a_3x3": blocks.BasicConv2d(80, 192, kernel_size=3),
-            }
-        )
-        self.mixed = nn.ModuleDict(
-            {
-                "Mixed_5b": blocks.InceptionA(192, pool_features=32),
-                "Mixed_5c": blocks.InceptionA(256, pool_features=64),
-                "Mixed_5d": blocks.InceptionA(288, pool_features=64),
-                "Mixed_6a": blocks.InceptionB(288),
-                "Mixed_6b": blocks.InceptionC(768, channels_7x7=128),
-                "Mixed_6c": blocks.InceptionC(768, channels_7x7=160),
-                "Mixed_6d": blocks.InceptionC(768, channels_7x7=160),  # TensorFlow's mixed_6
-                "Mixed_6e": blocks.InceptionC(768, channels_7x7=192),
-                "Mixed_7a": blocks.InceptionD(768),
-                "Mixed_7b": blocks.InceptionE_1(1280),
-                "Mixed_7c": blocks.InceptionE_2(2048),
-            }
-        )
-        inner = {name: w for name, w in weights.items() if not name.startswith("fc.")}
-        groups = {name: group for group in ("stem1", "stem2", "mixed") for name in getattr(self, group)}
-        self.load_state_dict({f"{groups[n.split('.')[0]]}.{n}": w for n, w in inner.items()})
-        self.register_buffer("classes", weights["fc.weight"].float())
-        _merge_norms(self)
+        self.back = nn.Sequential(net.Mixed_6d, net.Mixed_6e, net.Mixed_7a, net.Mixed_7b, net.Mixed_7c)
         self.requires_grad_(False).eval()
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -73,25 +75,20 @@ class InceptionV3(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """All layers of uint8 images [B, 3, H, W], as float32."""
         x = self.preprocess(images)
-        x = x.contiguous(memory_format=torch.channels_last)
-        for convolution in self.stem1.values():
-            x = convolution(x)
-        x = F.max_pool2d(x, 3, 2)
-        for convolution in self.stem2.values():
-            x = convolution(x)
-        x = F.max_pool2d(x, 3, 2)
-        out: dict[str, Tensor] = {}
-        for name, block in self.mixed.items():
-            if name == "Mixed_6d":
-                first = block.get_submodule("branch1x1")
-                assert isinstance(first, _Convolution) and first.bias is not None
-                spatial = F.relu(F.conv2d(x, first.weight[:7], first.bias[:7]))
-                out["spatial"] = spatial.permute(0, 2, 3, 1).flatten(1).float()
-            x = block(x)
-        out["pool3"] = x.float().mean((2, 3))
+        x = self.front(x.contiguous(memory_format=torch.channels_last))
+        first = self.back[0].get_submodule(
+            "branch1x1"
+        )  # computed once more for 7 channels: cheaper than a hook
+        assert isinstance(first, _Convolution) and first.bias is not None
+        spatial = F.relu(F.conv2d(x, first.weight[:7], first.bias[:7]))
+        pool3 = self.back(x).float().mean((2, 3))
         with torch.autocast(x.device.type, enabled=False):  # the class scores stay exact under bf16
-            out["logits_unbiased"] = out["pool3"] @ self.classes.T
-        return out
+            logits = pool3 @ self.classes.T
+        return {
+            "pool3": pool3,
+            "logits_unbiased": logits,
+            "spatial": spatial.permute(0, 2, 3, 1).flatten(1).float(),
+        }
 
 
 class _Convolution(nn.Conv2d):

@@ -14,7 +14,7 @@ Kernel = Callable[[Float64], Float64]
 def kid(
     samples: object, reference: object, *, subsets: int = 100, size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
-    """Mean and standard deviation (ddof 0) of the unbiased estimate over random subsets, as in torch-fidelity.
+    """Mean and standard deviation (ddof 0) of the unbiased estimate over random subsets (torch-fidelity).
 
     Each of ``subsets`` draws takes ``size`` vectors without replacement from ``samples`` [N, D] and as many
     from ``reference`` [M, D]. Products are of the features' own type, powers and sums in float64.

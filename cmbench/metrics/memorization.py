@@ -55,5 +55,6 @@ def memorization(
         train_radii = neighbours(y, y, 1)[0][:, 0]
     if train_radii.shape != (len(y),):
         raise UsageError(f"{list(train_radii.shape)} radii do not belong to a training set of {len(y)}")
-    squared, nearest = (part[:, 0] for part in neighbours(x, y, 1))
-    return Memorization(np.sqrt(squared), nearest, train_radii[nearest] < squared)
+    squared, rows = neighbours(x, y, 1)
+    nearest = rows[:, 0]
+    return Memorization(np.sqrt(squared[:, 0]), nearest, train_radii[nearest] < squared[:, 0])

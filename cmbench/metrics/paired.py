@@ -40,11 +40,10 @@ def compare(value_a: float, influence_a: Float64, value_b: float, influence_b: F
     difference = value_a - value_b
     std = standard_error(influence_a - influence_b)
     if std == 0:  # the same samples twice, or figures that no sample can move
-        return Comparison(
-            difference, 0.0, np.inf * np.sign(difference) if difference else 0.0, float(difference == 0)
-        )
+        z = float(np.copysign(np.inf, difference)) if difference else 0.0
+        return Comparison(difference, std, z, float(difference == 0))
     z = difference / std
-    return Comparison(difference, std, float(z), float(2 * norm.sf(abs(z))))
+    return Comparison(difference, std, z, float(2 * norm.sf(abs(z))))
 
 
 def compare_fid(
@@ -57,7 +56,7 @@ def compare_fid(
 def compare_inception_score(
     score_a: float, p_a: object, score_b: float, p_b: object, splits: npt.NDArray[np.intp]
 ) -> Comparison:
-    """Compare the Inception Scores of two runs from class probabilities [n, C], over one set of splits [n]."""
+    """Compare the Inception Scores of two runs from class probabilities [n, C] over the same splits."""
     return compare(
         score_a, inception_score_influence(p_a, splits), score_b, inception_score_influence(p_b, splits)
     )
@@ -70,4 +69,4 @@ def compare_flags(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> Compari
     draw of the reference, with both sample manifolds as they are.
     """
     share_a, share_b = float(a.mean()), float(b.mean())
-    return compare(share_a, a - share_a, share_b, b - share_b)
+    return compare(share_a, a.astype(np.float64) - share_a, share_b, b.astype(np.float64) - share_b)

@@ -112,6 +112,7 @@ class Protocol:
         references: data set -> reference; ``*`` stands for every other data set.
         samples: how many samples the published numbers use.
         precision: arithmetic of the extractors: ``float32`` is exact, ``tf32`` and ``bf16`` are faster.
+        compile: whether ``torch.compile`` fuses the extractors, which changes their last bits.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Protocol:
     references: Mapping[str, ReferenceSpec]
     samples: int = 50_000
     precision: str = "float32"
+    compile: bool = False
 
     @property
     def metric_titles(self) -> dict[str, str]:
@@ -154,9 +156,9 @@ class Protocol:
         plain: dict[str, Any] = json.loads(json.dumps(data))
         return plain
 
-    def with_precision(self, precision: str) -> "Protocol":
+    def with_arithmetic(self, precision: str, compile: bool = False) -> "Protocol":
         """The same protocol in another arithmetic; another fingerprint."""
-        return checked(dataclasses.replace(self, precision=precision))
+        return checked(dataclasses.replace(self, precision=precision, compile=compile))
 
     def with_reference(self, path: Path) -> "Protocol":
         """The same protocol against a statistics or image file of the user's; its hash joins the fingerprint.

@@ -7,13 +7,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmbench.errors import UsageError, WorkError
 from cmbench.paths import atomic
+
+if TYPE_CHECKING:
+    import torch
 
 Float64 = NDArray[np.float64]
 FORMAT = "cmbench-reference-1"
@@ -35,6 +38,28 @@ class Statistics:
     covariance: Float64
     count: int = 0
     features: NDArray[np.float32] | None = None
+    _radii: dict[tuple[int, int], Float64] = field(default_factory=dict, repr=False)
+
+    def subset(self, count: int | None) -> NDArray[np.float32]:
+        """The features [min(count, M), D] of all images, or of ``count`` drawn with a fixed seed."""
+        assert self.features is not None
+        return drawn(self.features, count, seed=0)
+
+    def radii(self, count: int | None, k: int, device: "torch.device") -> Float64:
+        """Squared distance of each row of :meth:`subset` to its ``k``-th neighbour there; computed once."""
+        from cmbench.metrics.precision_recall import manifold_radii
+
+        rows = self.subset(count)
+        if (len(rows), k) not in self._radii:
+            self._radii[len(rows), k] = manifold_radii(rows, k=k, device=device)
+        return self._radii[len(rows), k]
+
+
+def drawn(rows: NDArray[np.float32], count: int | None, seed: int) -> NDArray[np.float32]:
+    """``count`` of the rows by chance, in their order: sets of images are often sorted."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))]
 
 
 @dataclass(frozen=True, eq=False)

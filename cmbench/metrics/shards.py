@@ -54,7 +54,10 @@ class LayerState:
 
     def rows(self) -> Features:
         """The rows held, [N, D] (all of them where ``keep``)."""
-        return np.concatenate(self._rows) if self._rows else np.zeros((0, self.dimensions), np.float32)
+        if len(self._rows) != 1:
+            empty = np.zeros((0, self.dimensions), np.float32)
+            self._rows = [np.concatenate(self._rows) if self._rows else empty]
+        return self._rows[0]
 
     def moments(self) -> Moments:
         """Mean and covariance of all samples; rows enter in runs of one length, so batches do not show."""

@@ -87,7 +87,7 @@ def fid_interval(fid: float, features: object, mu: Float64, sigma: Float64, leve
 
 
 def inception_score_influence(p: object, splits: npt.NDArray[np.intp]) -> Float64:
-    """Influence values [n] of class probabilities [n, C] on the Inception Score, the mean over ``splits`` [n].
+    """Influence values [n] of probabilities [n, C] on the Inception Score, the mean over ``splits`` [n].
 
     Within a split of score ``S = exp(mean KL)`` it is ``S (KL(p || marginal) - mean KL)``.
     """

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cmbench.data import ImageData
+from cmbench.data.base import ArraySource
 from cmbench.data.digits import DIGITS
 from cmbench.errors import UsageError, WorkError
-from cmbench.metrics import protocols
+from cmbench.metrics import building, protocols, references
 from cmbench.metrics.engine import Engine
 from cmbench.metrics.protocols import ReferenceSpec, metric
 from cmbench.metrics.references import Reference
@@ -133,7 +134,7 @@ def test_the_reference_is_built_once_and_says_where_it_comes_from(
     seen: list[tuple[int, int]] = []
     first = engine.reference(digits, lambda done, total: seen.append((done, total)))
     assert seen[-1] == (1797, 1797)
-    assert first.provenance["data_fingerprint"] == digits.fingerprint
+    assert first.provenance["fingerprint"] == digits.fingerprint
     assert set(first.provenance["weights"]) == {"digits-cnn"}
     monkeypatch.setattr(Engine, "_run", lambda *args: pytest.fail("built again"))
     again = engine.reference(digits)
@@ -141,6 +142,52 @@ def test_the_reference_is_built_once_and_says_where_it_comes_from(
         again.layers["digits-cnn/features"].covariance, first.layers["digits-cnn/features"].covariance
     )
     assert [path.suffix for path in (cache / "references").iterdir()] == [".npz"]
+
+
+def test_a_reference_that_was_interrupted_continues(
+    engine: Engine, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "PART", 512)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > 1200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.reference(digits, interrupt)
+    seen: list[int] = []
+    reference = engine.reference(digits, lambda done, total: seen.append(done))
+    assert seen[0] == 1024 + engine.batch_size  # two parts of 512 were done
+    images = torch.from_numpy(digits.read(np.arange(len(digits))))
+    assert engine.compute(measure(engine, images, 500), reference)["fid"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_a_published_reference_that_is_absent_may_be_rebuilt_and_says_so(
+    samples: torch.Tensor, digits: ImageData, figures: dict[str, Metric]
+) -> None:
+    published = {"digits": ReferenceSpec("published", "stats.npz", "https://example.org/stats.npz")}
+    engine = Engine.open(dataclasses.replace(protocols.get("digits"), references=published), download=False)
+    again = engine.compute(measure(engine, samples, 64), engine.reference(digits))
+    assert again["fid"].value == figures["fid"].value
+    assert "reference computed from Digits: stats.npz is not at" in (again["fid"].note or "")
+
+
+def test_a_published_reference_in_the_cache_is_used(
+    engine: Engine, samples: torch.Tensor, digits: ImageData, cache: Path
+) -> None:
+    half = ImageData("half", "Half", ArraySource(digits.read(np.arange(0, 1797, 2))))
+    own = Engine.open(dataclasses.replace(protocols.get("digits"), references={"*": ReferenceSpec("set")}))
+    references.write(cache / "references" / "stats.npz", own.reference(half))
+    published = {"digits": ReferenceSpec("published", "stats.npz", "https://example.org/stats.npz")}
+    cached = Engine.open(dataclasses.replace(protocols.get("digits"), references=published))
+    found = cached.reference(digits)
+    assert found.provenance["file"] == "stats.npz"
+    figures = cached.compute(measure(cached, samples, 64), found)
+    assert (
+        figures["fid"].value
+        != engine.compute(measure(engine, samples, 64), engine.reference(digits))["fid"].value
+    )
+    assert figures["precision"].value is not None
 
 
 def test_gray_and_repeated_gray_are_the_same_images(
@@ -151,7 +198,7 @@ def test_gray_and_repeated_gray_are_the_same_images(
     assert gray["fid"].value == pytest.approx(colour["fid"].value, rel=1e-6)
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------
+# --- what goes wrong ----------------------------------------------------------------------------
 
 
 def test_missing_weights_cost_their_own_metrics_only(
@@ -189,7 +236,7 @@ def test_a_damaged_shard_is_named(engine: Engine, samples: torch.Tensor, tmp_pat
     path = tmp_path / "half.npz"
     engine.save(measure(engine, samples, 64), path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(WorkError, match="half.npz is no readable shard"):
+    with pytest.raises(WorkError, match=r"half\.npz is no readable shard"):
         engine.load(path)
 
 
@@ -288,10 +335,10 @@ def test_a_protocol_without_a_reference_for_the_data_says_so(
     published = {
         "digits": ReferenceSpec("published", "stats.npz", "https://example.org/stats.npz", rebuild=False)
     }
-    engine = Engine.open(dataclasses.replace(protocols.get("digits"), references=published))
+    engine = Engine.open(dataclasses.replace(protocols.get("digits"), references=published), download=False)
     reference = engine.reference(digits)
     figures = engine.compute(measure(engine, samples, 64), reference)
-    assert "download https://example.org/stats.npz" in (figures["fid"].reason or "")
+    assert "get it from https://example.org/stats.npz" in (figures["fid"].reason or "")
     assert figures["is"].value is not None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cmbench.data.digits import DIGITS
 from cmbench.errors import UsageError, WorkError
 from cmbench.metrics import classifiers, extractors
-from cmbench.metrics.backbones import CLIP, CLIP_COLOURS, DINOv2, IMAGENET
+from cmbench.metrics.backbones import CLIP, CLIP_COLOURS, IMAGENET, DINOv2
 from cmbench.metrics.extractors import open_extractor
 from cmbench.metrics.protocols import ExtractorSpec
 from cmbench.metrics.resizing import resize
@@ -28,7 +28,7 @@ def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# --- weights ----------------------------------------------------------------------------------------------------
+# --- weights ------------------------------------------------------------------------------------
 
 
 def test_absent_weights_say_where_to_put_them(tmp_path: Path) -> None:
@@ -67,6 +67,13 @@ def test_a_pickle_that_runs_code_is_not_loaded(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_torchscript_network_is_not_executed(tmp_path: Path) -> None:
+    path = tmp_path / "inception-2015-12-05.pt"
+    torch.jit.script(nn.Linear(1, 1)).save(path)
+    with pytest.raises(WorkError, match="TorchScript network, which is code"):
+        open_extractor(ExtractorSpec("inception-v3", extractors.file_hash(path)), weights=path)
+
+
 def test_a_file_of_another_layout_is_named(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"a": torch.zeros(1)}, path)
@@ -79,7 +86,7 @@ def test_unknown_extractors_get_the_nearest() -> None:
         open_extractor(ExtractorSpec("inception", None))
 
 
-# --- our own ----------------------------------------------------------------------------------------------------
+# --- our own ------------------------------------------------------------------------------------
 
 
 def test_shipped_classifiers_are_those_of_the_index() -> None:
@@ -94,7 +101,9 @@ def test_shipped_classifiers_are_those_of_the_index() -> None:
 def test_the_digits_classifier_knows_digits_it_has_not_seen() -> None:
     digits = DIGITS.load(None, False)
     held_out = np.arange(len(digits) * 4 // 5, len(digits))
-    logits = open_extractor(ExtractorSpec("digits-cnn", None))(torch.from_numpy(digits.read(held_out)))["logits"]
+    logits = open_extractor(ExtractorSpec("digits-cnn", None))(torch.from_numpy(digits.read(held_out)))[
+        "logits"
+    ]
     assert digits.labels is not None
     assert (logits.argmax(1).numpy() == digits.labels[held_out]).mean() >= 0.97
 
@@ -115,7 +124,7 @@ def test_folding_keeps_the_function(tmp_path: Path) -> None:
         classifiers.load(tmp_path / "bad.safetensors")
 
 
-# --- other backbones --------------------------------------------------------------------------------------------
+# --- other backbones ----------------------------------------------------------------------------
 
 
 def _vit_weights(dim: int, depth: int, side: int) -> dict[str, Tensor]:
@@ -175,8 +184,12 @@ def test_dinov2_is_a_prenorm_transformer_with_layer_scale() -> None:
             }
         )
         tokens = layer(tokens)
-    expected = nn.functional.layer_norm(tokens[:, 0], (dim,), weights["norm.weight"], weights["norm.bias"], 1e-6)
-    torch.testing.assert_close(DINOv2(weights, "pil-bicubic-uint8")(images)["cls"], expected, rtol=1e-4, atol=1e-4)
+    expected = nn.functional.layer_norm(
+        tokens[:, 0], (dim,), weights["norm.weight"], weights["norm.bias"], 1e-6
+    )
+    torch.testing.assert_close(
+        DINOv2(weights, "pil-bicubic-uint8")(images)["cls"], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_dinov2_resamples_positions_of_the_training_resolution() -> None:
@@ -188,7 +201,9 @@ def test_dinov2_resamples_positions_of_the_training_resolution() -> None:
     torch.testing.assert_close(positions[:, 0], positions[:, 15])  # ... and columns do not
 
 
-def test_clip_is_torch_fidelitys_tower_on_our_resizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_is_torch_fidelitys_tower_on_our_resizing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch_fidelity import feature_extractor_clip
 
     class Whole(nn.Module):
@@ -212,14 +227,16 @@ def test_clip_is_torch_fidelitys_tower_on_our_resizing(tmp_path: Path, monkeypat
     torch.testing.assert_close(found, whole(x), rtol=1e-3, atol=1e-3)
 
 
-# --- resizing ---------------------------------------------------------------------------------------------------
+# --- resizing -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 300, 500])
 def test_tf1_bilinear_is_torch_fidelitys_to_the_bit(size: int) -> None:
     reference = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
     images = torch.randint(0, 256, (2, 3, size, size + 3), dtype=torch.uint8)
-    expected = reference.interpolate_bilinear_2d_like_tensorflow1x(images.float(), (299, 299), align_corners=False)
+    expected = reference.interpolate_bilinear_2d_like_tensorflow1x(
+        images.float(), (299, 299), align_corners=False
+    )
     assert torch.equal(resize(images, 299, "tf1-bilinear"), expected)
 
 

@@ -26,7 +26,7 @@ def test_built_in_protocols_differ_from_one_another() -> None:
 
 
 def test_protocols_import_no_torch() -> None:
-    code = "import sys; from cmbench.metrics import protocols; protocols.get('adm'); sys.exit('torch' in sys.modules)"
+    code = "import sys, cmbench.metrics.protocols as p; p.names(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -37,7 +37,8 @@ def _changed(protocol: Protocol) -> dict[str, Protocol]:
     reference = replace(protocol.references["imagenet64"], sha256="ab")
     return {
         "quantizer": replace(protocol, quantizer="round"),
-        "precision": protocol.with_precision("bf16"),
+        "precision": protocol.with_arithmetic("bf16"),
+        "compile": protocol.with_arithmetic("float32", compile=True),
         "samples": replace(protocol, samples=10_000),
         "resize": replace(protocol, extractors=(replace(extractor, resize="pil-bicubic"), *others)),
         "weights": replace(protocol, extractors=(replace(extractor, weights="0123"), *others)),
@@ -120,6 +121,13 @@ def test_a_users_file_can_start_from_a_built_in_one(tmp_path: Path) -> None:
     assert protocol == dataclasses.replace(protocols.get("adm"), name="rounded", quantizer="round")
 
 
+KID = 'kind="kid", extractor="inception-v3", layer="pool3", titles={kid="KID"}'
+
+
+def metrics(entry: str) -> str:
+    return f'base = "adm"\nmetrics = [{{{entry}}}]'
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -139,18 +147,11 @@ def test_a_users_file_can_start_from_a_built_in_one(tmp_path: Path) -> None:
             'base = "adm"\nmetrics = [{kind="fid", extractor="vgg16", layer="x", titles={fid="F"}}]',
             "unknown kind",
         ),
+        (metrics(f"{KID}, settings={{subset=3}}"), "did you mean 'subsets'"),
+        (metrics(f"{KID}, settings={{subsets=-3}}"), "subsets of metric 'kid' cannot be -3"),
+        (metrics(f"{KID}, settings={{subsets='x'}}"), "subsets of metric 'kid' cannot be 'x'"),
         (
-            'base = "adm"\nmetrics = [{kind="kid", extractor="inception-v3", layer="pool3", titles={kid="K"},'
-            " settings={subset=3}}]",
-            "did you mean 'subsets'",
-        ),
-        (
-            'base = "adm"\nmetrics = [{kind="kid", extractor="inception-v3", layer="pool3", titles={kid="K"},'
-            " settings={subsets=-3}}]",
-            "subsets of metric 'kid' cannot be -3",
-        ),
-        (
-            'base = "adm"\nmetrics = [{kind="inception-score", extractor="inception-v3", layer="pool3", titles={i="K"}}]',
+            metrics('kind="inception-score", extractor="inception-v3", layer="x", titles={a="A"}'),
             "either splits",
         ),
     ],

@@ -6,42 +6,36 @@ import pytest
 import torch
 from torch import nn
 
+from cmbench.metrics.inception import Inception2015
+from cmbench.metrics.resizing import resize
 
-def _calibrated_inception() -> nn.Module:
+
+def _calibrated_inception() -> Inception2015:
     """An untrained FID Inception whose activations keep unit scale to the last layer.
 
     He's initialisation alone gives nearly constant features; here the batch normalisations take the
-    statistics of a batch of varied images, and the class weights are scaled so that the largest probabilities
-    differ by image.
+    statistics of a batch of varied images, and the class weights are scaled so that the probabilities differ
+    by image.
     """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     torch.manual_seed(0)
-    original, torch.load = torch.load, lambda *a, **k: {}
-    load = FeatureExtractorInceptionV3.load_state_dict
-    FeatureExtractorInceptionV3.load_state_dict = lambda self, state: None
-    try:
-        network = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path="unused"
-        )
-    finally:
-        torch.load, FeatureExtractorInceptionV3.load_state_dict = original, load
-    for module in network.modules():
+    layers = Inception2015().train()
+    for module in layers.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the running statistics become those of the batches seen
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, 0.0, 1.0)
-            module.train()
+    pools = {"Conv2d_2b_3x3", "Conv2d_4a_3x3"}
     with torch.no_grad():
-        network(varied_images(12, 32))
-        network.eval()
-        features, logits = network(varied_images(8, 32, seed=1))
-        spread = logits.std(0).mean()
-        network.fc.weight.mul_(2.0 / spread)
-        assert features.std(0).mean() > 0.01
-    return network
+        x = (resize(varied_images(12, 32), 299, "tf1-bilinear") - 128) / 128
+        for name, layer in layers.named_children():
+            if name != "fc":
+                x = layer(x)
+                x = nn.functional.max_pool2d(x, 3, 2) if name in pools else x
+        spread = layers.fc(x.mean((2, 3))).std(0).mean()
+        layers.fc.weight.mul_(2.0 / spread)
+    return layers.eval()
 
 
 def varied_images(count: int, size: int, seed: int = 0) -> torch.Tensor:

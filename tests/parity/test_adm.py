@@ -1,4 +1,4 @@
-"""The ``adm`` protocol against the evaluator's definitions, recomputed directly in float64 from torch-fidelity's network."""
+"""The ``adm`` protocol against the evaluator's definitions, recomputed directly in float64."""
 
 import dataclasses
 from pathlib import Path

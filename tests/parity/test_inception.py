@@ -1,4 +1,4 @@
-"""Our Inception against torch-fidelity's, torchmetrics' and clean-fid's, with one set of weights in all of them."""
+"""Our Inception against torch-fidelity's, torchmetrics' and clean-fid's, all with one set of weights."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from conftest import varied_images
 from torch import Tensor
 
 from cmbench.metrics import protocols
+from cmbench.metrics.backbones import VGG16
 from cmbench.metrics.extractors import Extractor, file_hash, open_extractor
 from cmbench.metrics.frechet import frechet_distance
 from cmbench.metrics.inception_score import inception_score, probabilities, shuffled_splits
@@ -61,7 +62,9 @@ def test_spatial_features_are_the_first_branch_of_mixed_6(inception_weights: Pat
     network.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: kept.append(out))
     with torch.inference_mode():
         network(images)
-    expected = kept[0].permute(0, 2, 3, 1)[..., :7].reshape(2, -1)  # height, width, channel, as TensorFlow has it
+    expected = (
+        kept[0].permute(0, 2, 3, 1)[..., :7].reshape(2, -1)
+    )  # height, width, channel, as TensorFlow has it
     found = ours(inception_weights)(images)["spatial"]
     assert found.shape == (2, 2023)
     assert relative(found, expected) < 3e-5
@@ -112,11 +115,13 @@ def test_torchmetrics_agrees_without_its_antialiasing_and_not_with_it(inception_
         assert (difference < 1e-5) == (not antialias), difference
 
 
-# --- clean-fid --------------------------------------------------------------------------------------------------
+# --- clean-fid ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [32, 64, 320])
-@pytest.mark.parametrize(("mode", "name"), [("pil-bicubic", "clean"), ("half-pixel-bilinear", "legacy_pytorch")])
+@pytest.mark.parametrize(
+    ("mode", "name"), [("pil-bicubic", "clean"), ("half-pixel-bilinear", "legacy_pytorch")]
+)
 def test_resizing_is_cleanfids(size: int, mode: str, name: str) -> None:
     cleanfid = pytest.importorskip("cleanfid.resize")
     images = varied_images(2, size, seed=9)
@@ -125,7 +130,9 @@ def test_resizing_is_cleanfids(size: int, mode: str, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_legacy_pytorch_features_are_cleanfids(inception_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_legacy_pytorch_features_are_cleanfids(
+    inception_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cleanfid = pytest.importorskip("cleanfid.inception_pytorch")
     state = torch.load(inception_weights, weights_only=True)
     monkeypatch.setattr(cleanfid, "load_state_dict_from_url", lambda *args, **kwargs: state)
@@ -142,7 +149,9 @@ def test_the_clean_protocol_uses_what_its_resizer_gives(inception_weights: Path)
 
     cleanfid = pytest.importorskip("cleanfid.resize")
     images = varied_images(2, 40, seed=11)
-    resized = np.stack([cleanfid.build_resizer("clean")(image) for image in images.permute(0, 2, 3, 1).numpy()])
+    resized = np.stack(
+        [cleanfid.build_resizer("clean")(image) for image in images.permute(0, 2, 3, 1).numpy()]
+    )
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_weights)
     )
@@ -152,3 +161,23 @@ def test_the_clean_protocol_uses_what_its_resizer_gives(inception_weights: Path)
     with torch.inference_mode():
         (expected,) = network(torch.zeros(2, 3, 299, 299, dtype=torch.uint8))
     assert relative(ours(inception_weights, "pil-bicubic")(images)["pool3"], expected) < 1e-5
+
+
+# --- VGG16 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_vgg16_features_are_torch_fidelitys(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    state = vgg16().state_dict()
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: state)  # half a gigabyte, not worth a file
+    network = FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path="unused")
+    images = varied_images(2, 40, seed=14)
+    with torch.inference_mode():
+        (expected,) = network(images)
+        found = VGG16(state, "tf1-bilinear")(images)["fc2_relu"]
+    assert expected.std() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

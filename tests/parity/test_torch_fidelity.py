@@ -48,13 +48,16 @@ def theirs(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
     fidelity.register()
     result: dict[str, float] = torch_fidelity.calculate_metrics(
         input1=Images(fake), input2=Images(real), cuda=False, batch_size=64, save_cpu_ram=True, verbose=False,
-        cache=False, feature_extractor="cmbench-digits", isc=True, fid=True, kid=True, prc=True, kid_subset_size=200,
+        cache=False, feature_extractor="cmbench-digits", isc=True, fid=True, kid=True, prc=True,
+        kid_subset_size=200,
     )  # fmt: skip
     return result
 
 
 @pytest.fixture(scope="module")
-def ours(real: torch.Tensor, fake: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
+def ours(
+    real: torch.Tensor, fake: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Metric]:
     name, layer = "digits-cnn", "features"
     protocol = dataclasses.replace(
         protocols.get("digits"),
@@ -99,5 +102,3 @@ def test_registering_twice_is_harmless() -> None:
     fidelity.register()
     fidelity.register()
     assert set(fidelity.NAMES) <= set(torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY)
-
-
