@@ -207,7 +207,7 @@ def test_a_setting_inside_a_value_is_refused():
 def test_unknown_keys_are_named_with_the_nearest():
     with pytest.raises(UsageError, match="unknown setting of cd 'pionts': did you mean 'points'"):
         parse(CDRecipe, {"pionts": 3}, "cd")
-    with pytest.raises(UsageError, match="unknown setting of cd.fit 'stesp': did you mean 'steps'"):
+    with pytest.raises(UsageError, match=r"unknown setting of cd\.fit 'stesp': did you mean 'steps'"):
         parse(CDRecipe, {"fit": {"stesp": 3}}, "cd")
     with pytest.raises(UsageError, match="did you mean 'quick'"):
         recipes.load(CDRecipe, "cmbench", "digits", "cd", "quikc", {})
