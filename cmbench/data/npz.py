@@ -20,8 +20,8 @@ def open_npz(path: Path) -> tuple[Source, Labels | None]:
     """Images and labels of an ``.npz`` file.
 
     Images are ``arr_0`` or ``images``, uint8 [N, H, W, C] or [N, C, H, W] with C of 1 or 3, or ``data``,
-    uint8 [N, 3 S S]. Labels are ``arr_1`` or ``labels``. Beside ``data``, in the downsampled ImageNet, labels count
-    from 1 (from 0 here), in another order of classes than that of the sorted WordNet ids.
+    uint8 [N, 3 S S]. Labels are ``arr_1`` or ``labels``. Beside ``data``, in the downsampled ImageNet, labels
+    count from 1 (from 0 here), in another order of classes than that of the sorted WordNet ids.
 
     Raises:
         UsageError: no such arrays, or of another type or shape.

@@ -41,7 +41,7 @@ def python(batch: int, protocol: int = 2) -> bytes:
 
 
 def python2(batch: int) -> bytes:
-    """A batch as Python 2 pickled the official ones: numpy under its old names, and byte strings as ``str``."""
+    """A batch as Python 2 pickled the official ones: old names of numpy, text as bytes."""
     raw, out = PIXELS[batch].tobytes(), io.BytesIO()
 
     def text(value: bytes) -> bytes:  # SHORT_BINSTRING or BINSTRING
