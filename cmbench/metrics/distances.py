@@ -14,7 +14,7 @@ can break the bounds, and the answers are those of float64 on every device and f
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -36,11 +36,26 @@ def squared_distances(a: Array, i: Indices, b: Array, j: Indices) -> Float64:
     """``|a[i] - b[j]|²`` [P] for P pairs of rows, in float64; the same bits for a pair and its reverse."""
     result = np.empty(len(i))
     step = max(1, 2**16 // max(1, a.shape[1]))  # rows that stay in the cache
-    for start in range(0, len(i), step):
-        part = slice(start, start + step)
-        difference = np.subtract(a[i[part]], b[j[part]], dtype=np.float64)
-        result[part] = np.einsum("ij,ij->i", difference, difference)
+
+    def fill(start: int, stop: int) -> None:
+        for first in range(start, stop, step):
+            part = slice(first, min(first + step, stop))
+            difference = np.subtract(a[i[part]], b[j[part]], dtype=np.float64)
+            result[part] = np.einsum("ij,ij->i", difference, difference)
+
+    _in_threads(fill, len(i))
     return result
+
+
+def _in_threads(work: Callable[[int, int], None], n: int) -> None:
+    """``work(start, stop)`` over 0..n, cut among as many threads as torch uses; NumPy leaves the lock."""
+    threads = max(1, min(torch.get_num_threads(), n // 1024))
+    if threads == 1:
+        return work(0, n)
+    bounds = np.linspace(0, n, threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, bounds[:-1], bounds[1:]))
+    return None
 
 
 @dataclass(frozen=True)
@@ -100,20 +115,23 @@ def prepare(*sets: object, device: str | torch.device = "cpu") -> tuple[Points, 
 def _points(a: Array, centre: Array, scale: float, screen: torch.dtype, device: torch.device) -> Points:
     rounded = torch.empty(a.shape, dtype=screen, device=device)
     norms, errors = np.empty(len(a)), np.empty(len(a))
-    for start in range(0, len(a), 512):
-        part = slice(start, start + 512)
-        centred = np.subtract(a[part], centre)
-        centred *= 1 / scale
-        centred = centred.astype(np.float32, copy=False)
-        low = torch.from_numpy(centred).bfloat16()
-        rounded[part] = low.to(screen)
-        exact = low.float().numpy()
-        norms[part] = np.einsum("ij,ij->i", exact, exact)
-        centred -= exact
-        # Centring and the conversion to float32 round each value by 2^-24 of itself at most.
-        errors[part] = 1.001 * np.sqrt(np.einsum("ij,ij->i", centred, centred)) + 2.0**-22 * np.sqrt(
-            norms[part]
-        )
+
+    def fill(start: int, stop: int) -> None:
+        for first in range(start, stop, 256):
+            part = slice(first, min(first + 256, stop))
+            centred = np.subtract(a[part], centre)
+            centred *= 1 / scale
+            centred = centred.astype(np.float32, copy=False)
+            low = torch.from_numpy(centred).bfloat16()
+            rounded[part] = low.to(screen)
+            exact = low.float().numpy()
+            norms[part] = np.einsum("ij,ij->i", exact, exact)
+            centred -= exact
+            # Centring and the conversion to float32 round each value by 2^-24 of itself at most.
+            lost = np.sqrt(np.einsum("ij,ij->i", centred, centred))
+            errors[part] = 1.001 * lost + 2.0**-22 * np.sqrt(norms[part])
+
+    _in_threads(fill, len(a))
     return Points(a, rounded, norms, errors, centre, scale)
 
 
