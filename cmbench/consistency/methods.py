@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from cmbench.diffusion.noise import NoiseRange
+from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, DISTILLATION, Method, Model, Parent, TrainJob
 from cmbench.training.fit import Fit
 
@@ -40,6 +41,12 @@ class CDRecipe:
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.points < 2 or not 0 <= self.target_ema < 1:
+            raise UsageError(
+                f"cd: need points >= 2, not {self.points}, and 0 <= target_ema < 1, not {self.target_ema}"
+            )
+
 
 @dataclass(frozen=True)
 class CTRecipe:
@@ -63,6 +70,12 @@ class CTRecipe:
     metric: DistanceName = "l2"
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.s0 <= self.s1 or not 0 <= self.mu0 < 1:
+            raise UsageError(
+                f"ct: need 2 <= s0 <= s1, not {self.s0} and {self.s1}, and 0 <= mu0 < 1, not {self.mu0}"
+            )
 
 
 def _points(recipe: CDRecipe | CTRecipe) -> int:

@@ -76,7 +76,7 @@ class ConsistencyObjective:
 
 
 def adaptive_points(s0: int, s1: int, steps: int) -> Count:
-    """N(k) of consistency training (appendix C): from s0 + 1 towards s1 + 1 grid points over ``steps``."""
+    """N(k) of consistency training (appendix C): from s0 to s1 + 1 grid points over ``steps``."""
 
     def points(k: int) -> int:
         return math.ceil(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1

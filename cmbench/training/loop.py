@@ -135,7 +135,8 @@ def train(
 
 
 def _check(mean: float, best: float, step: int, state_path: Path) -> None:
-    if math.isfinite(mean) and mean <= EXPLOSION * best:
+    exploded = best > 0 and mean > EXPLOSION * best  # of a loss that may be negative there is no telling
+    if math.isfinite(mean) and not exploded:
         return
     kept = f"the last good state is {state_path}" if state_path.exists() else "no state had been saved yet"
     raise WorkError(
