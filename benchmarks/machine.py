@@ -30,7 +30,7 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
 
 
 def peak_memory(run: Callable[[], T]) -> tuple[int | None, T]:
-    """The most bytes that ``run`` held beyond what the process held before (None but on Linux), its result."""
+    """The most bytes that ``run`` held beyond what the process held before (on Linux), and its result."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None, run()
