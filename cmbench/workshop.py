@@ -155,6 +155,13 @@ class Workshop:
         if found:
             return found
         teacher = self.ensure(need.parent) if need.parent else None
+        sigma_data = self.common.noise.sigma_data
+        if teacher and teacher.header.noise.sigma_data != sigma_data:
+            theirs = teacher.header.noise.sigma_data
+            raise UsageError(
+                f"{teacher.path} was trained with sigma_data {theirs}, the recipe has {sigma_data}: "
+                f"--set noise.sigma_data={theirs}"
+            )
         path = self.path(need)
         state = path.with_suffix(".state")
         if force:

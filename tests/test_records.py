@@ -110,7 +110,8 @@ def test_a_metric_has_a_value_or_a_reason(values):
     "damage",
     [
         b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"{}", b'{"schema": 99}', b'{"schema": 1}',
-        b'{"schema": 1, "metrics": []}', b'{"schema": 1, "metrics": {"fid": 3}}', b'{"schema": 1, "metrics": {}, "x": 1}',
+        b'{"schema": 1, "metrics": []}', b'{"schema": 1, "metrics": {"fid": 3}}',
+        b'{"schema": 1, "metrics": {}, "x": 1}',
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_named(tmp_path, damage: bytes):
@@ -137,6 +138,9 @@ def test_select(tmp_path):
 
 
 def test_reading_records_imports_no_torch():
-    code = "import sys, cmbench.records, cmbench.registry, cmbench.paths; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = (
+        "import sys, cmbench.records, cmbench.registry, cmbench.paths;"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -56,7 +56,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         registry.load("method", "cdd")
     with pytest.raises(UsageError, match="unknown data set 'cifar': did you mean 'cifar10'"):
         registry.load("data set", "cifar")
-    with pytest.raises(UsageError, match="unknown method 'xyzzy': known: .*cd, ct"):
+    with pytest.raises(UsageError, match=r"unknown method 'xyzzy': known: .*cd, ct"):
         registry.load("method", "xyzzy")
 
 

@@ -45,6 +45,10 @@ class Common:
     def __post_init__(self) -> None:
         if min(self.samples, self.shard, self.batch_size) < 1:
             raise UsageError("samples, shard and batch_size must be at least 1")
+        if "dropout" in self.network:
+            raise UsageError(
+                "network.dropout: dropout is a setting of the method that trains, as edm.dropout=0.1"
+            )
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
