@@ -27,6 +27,7 @@ class CDRecipe:
         points: N, the grid points of the Karras grid.
         solver: the teacher's ODE step.
         metric: distance d of the loss (l2 is squared).
+        weighting: lambda of the loss: the paper's ``uniform``, or ``karras``, which keeps low levels accurate.
         target_ema: mu of the target network; 0 is the stop-gradient of the current parameters.
         taus: re-noising levels by NFE ("2" -> one level); another NFE takes evenly spaced points of the
             training grid.
@@ -37,6 +38,7 @@ class CDRecipe:
     points: int = 18
     solver: Literal["euler", "heun"] = "heun"
     metric: DistanceName = "l2"
+    weighting: Literal["uniform", "karras"] = "uniform"
     target_ema: float = 0.0
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
@@ -58,7 +60,7 @@ class CTRecipe:
         s0, s1: ends of the discretisation schedule.
         mu0: target decay at the start.
         decay: ``paper``: exp(s0 ln(mu0) / N(k)); ``released``: the code divides by N(k) - 1 instead.
-        metric, taus, seed: as in CDRecipe.
+        metric, weighting, taus, seed: as in CDRecipe.
     """
 
     fit: Fit = field(default_factory=Fit)
@@ -68,6 +70,7 @@ class CTRecipe:
     mu0: float = 0.9
     decay: Literal["paper", "released"] = "paper"
     metric: DistanceName = "l2"
+    weighting: Literal["uniform", "karras"] = "uniform"
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
 
@@ -112,7 +115,7 @@ def sampler(model: Model, recipe: CDRecipe | CTRecipe, nfe: int) -> "Sampler":
 def train_cd(job: TrainJob) -> "nn.Module":
     """Distil the teacher (Algorithm 2); the student starts from the teacher's weights."""
     from cmbench.consistency.distance import distance
-    from cmbench.consistency.training import ConsistencyObjective
+    from cmbench.consistency.training import WEIGHTINGS, ConsistencyObjective
     from cmbench.diffusion.preconditioning import Denoiser
     from cmbench.diffusion.solvers import STEPS
 
@@ -128,6 +131,7 @@ def train_cd(job: TrainJob) -> "nn.Module":
         target=target,
         teacher=Denoiser(job.teacher, job.noise.sigma_data),
         step=STEPS[recipe.solver],
+        weighting=WEIGHTINGS[recipe.weighting],
     )
     return job.fit(student, objective, recipe.fit)
 
@@ -135,7 +139,12 @@ def train_cd(job: TrainJob) -> "nn.Module":
 def train_ct(job: TrainJob) -> "nn.Module":
     """Train in isolation from random weights (Algorithm 3)."""
     from cmbench.consistency.distance import distance
-    from cmbench.consistency.training import ConsistencyObjective, adaptive_decay, adaptive_points
+    from cmbench.consistency.training import (
+        WEIGHTINGS,
+        ConsistencyObjective,
+        adaptive_decay,
+        adaptive_points,
+    )
 
     recipe: CTRecipe = job.recipe
     network = job.new_network()
@@ -146,7 +155,14 @@ def train_ct(job: TrainJob) -> "nn.Module":
         points = adaptive = adaptive_points(recipe.s0, recipe.s1, recipe.fit.steps)
         counted = points if recipe.decay == "paper" else lambda k: adaptive(k) - 1
         decay = adaptive_decay(recipe.mu0, recipe.s0, counted) if recipe.mu0 else decay
-    objective = ConsistencyObjective(job.noise, distance(recipe.metric, job.device), points, decay, target)
+    objective = ConsistencyObjective(
+        job.noise,
+        distance(recipe.metric, job.device),
+        points,
+        decay,
+        target,
+        weighting=WEIGHTINGS[recipe.weighting],
+    )
     return job.fit(network, objective, recipe.fit)
 
 

@@ -137,13 +137,17 @@ def test_taus_that_do_not_fall_within_the_range_are_refused(taus: tuple[float, .
         check_taus(taus, NOISE)
 
 
-def test_default_taus_are_the_inner_points_of_the_karras_grid():
-    assert default_taus(1, NOISE) == ()
-    middle = ((80 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7
-    assert default_taus(2, NOISE) == pytest.approx((middle,))
-    for nfe in (2, 3, 17, 100):
-        assert len(default_taus(nfe, NOISE)) == nfe - 1
-        check_taus(default_taus(nfe, NOISE), NOISE)
+def test_default_taus_lie_on_the_training_grid():
+    grid = karras_sigmas(NOISE, 18).tolist()
+    assert default_taus(1, 18, NOISE) == ()
+    assert default_taus(2, 18, NOISE) == (grid[8],)
+    assert default_taus(17, 18, NOISE) == tuple(grid[1:-1])
+    for nfe in range(1, 18):
+        taus = default_taus(nfe, 18, NOISE)
+        check_taus(taus, NOISE)
+        assert len(taus) == nfe - 1 and set(taus) <= set(grid)
+    with pytest.raises(UsageError, match="at most 17 evaluations"):
+        default_taus(18, 18, NOISE)
 
 
 @pytest.mark.parametrize(("method", "recipe"), [(CD, CDRecipe), (CT, CTRecipe)])
