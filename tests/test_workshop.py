@@ -132,7 +132,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, tmp_path, 
     steps = []
     made = shop(tmp_path, begin=lambda title: lambda p: steps.append((title, p.step)))
     assert made.ensure(made.need(CD, 1, 0)).sha256 == trained["cd"].sha256
-    assert {step for title, step in steps} == ({40} if kill_at == 40 else {20, 40})  # EDM and what was saved are not repeated
+    assert {step for title, step in steps} == (
+        {40} if kill_at == 40 else {20, 40}
+    )  # EDM and what was saved are not repeated
     assert not list((tmp_path / "checkpoints").glob("*.state"))
 
 
