@@ -40,9 +40,10 @@ class Ordered(TyperGroup):
         return list(self.commands)
 
 
+INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
+
 app = typer.Typer(
     cls=Ordered,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="How good is this few-step image generator, at 1, 2, 4 evaluations, against the others?",
@@ -53,8 +54,8 @@ figure_app = typer.Typer(no_args_is_help=True, help="Draw figures from the recor
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Data set; see `cmbench list datasets`.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder, zip or npz that holds the data set.")]
 Methods = Annotated[list[str], typer.Option("--method", "-m", help="Methods, or 'all'; see `cmbench list`.")]
-Nfe = Annotated[list[int], typer.Option("--nfe", help="Numbers of network evaluations.")]
-Seeds = Annotated[list[int], typer.Option("--seed", help="Seeds, of training and of samples.")]
+Nfe = Annotated[list[int], typer.Option("--nfe", min=1, help="Numbers of network evaluations.")]
+Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seeds, of training and of samples.")]
 Preset = Annotated[str, typer.Option("--preset", help="Recipe preset: quick, paper, released.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="key=value for any recipe value, as cd.points=10.")
@@ -106,10 +107,11 @@ def run(
     import json
 
     from cmbench import session
-    from cmbench.benchmark import Plan, check_nfes
 
-    check_nfes(nfe)
-    chosen = session.choose_methods(method)
+    chosen = session.choose_methods(method)  # before torch is imported: a typo is answered at once
+
+    from cmbench.benchmark import Plan
+
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out, samples, batch_size,
@@ -118,7 +120,8 @@ def run(
         workshop = session.open_workshop(options)
         sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
         outcomes = []
-        for plan in sweep.plans(chosen, nfe, list(dict.fromkeys(seed))):
+        # All plans before any work: a wrong setting of the last method shows now, not after hours.
+        for plan in list(sweep.plans(chosen, list(dict.fromkeys(nfe)), list(dict.fromkeys(seed)))):
             if isinstance(plan, Plan):
                 outcomes.append(sweep.run(plan, force=force))
             else:
@@ -141,7 +144,7 @@ def train(
     dataset: Dataset = "digits",
     seed: Seeds = [0],  # noqa: B006
     nfe: Annotated[
-        list[int] | None, typer.Option("--nfe", help="For methods with a network for each NFE.")
+        list[int] | None, typer.Option("--nfe", min=1, help="For methods with a network for each NFE.")
     ] = None,
     data: Data = None,
     preset: Preset = "quick",
@@ -154,16 +157,14 @@ def train(
 ) -> None:
     """Train checkpoints (and the teachers they need) without measuring; prints their paths."""
     from cmbench import session
-    from cmbench.benchmark import check_nfes
 
-    check_nfes(nfe or [1])
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out,
             download=not offline, begin=progress.training,
         )  # fmt: skip
         workshop = session.open_workshop(options)
-        paths = []
+        needs = {}
         for one in session.choose_methods(method):
             if one.train is None:
                 raise UsageError(
@@ -174,7 +175,8 @@ def train(
                     raise UsageError(f"{one.name} at NFE {number}: {reason}")
                 for value in seed:
                     need = workshop.need(one, number, value)
-                    paths.append(workshop.ensure(need, force=force).path)
+                    needs[need.key] = need
+        paths = [workshop.ensure(need, force=force).path for need in needs.values()]
     for path in dict.fromkeys(paths):
         print(path)
 
@@ -182,10 +184,10 @@ def train(
 @app.command(cls=MultiValue)
 def sample(
     method: Annotated[str, typer.Option("--method", "-m", help="Method.")],
-    nfe: Annotated[int, typer.Option("--nfe", help="Number of network evaluations.")],
+    nfe: Annotated[int, typer.Option("--nfe", min=1, help="Number of network evaluations.")],
     to: Annotated[Path, typer.Option("--to", help="grid.png, samples.npz, or a folder for PNG files.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Seed, of training and of samples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed, of training and of samples.")] = 0,
     dataset: Dataset = "digits",
     data: Data = None,
     preset: Preset = "quick",
@@ -199,10 +201,8 @@ def sample(
 ) -> None:
     """Write images: a grid (PNG), an npz (arr_0, uint8 NHWC), or a folder of PNG files."""
     from cmbench import session
-    from cmbench.benchmark import check_nfes
     from cmbench.sampling.export import export
 
-    check_nfes([nfe])
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out, batch_size=batch_size,
@@ -258,7 +258,7 @@ def table(
             names = {row.dataset for row in figures.load(paper)}
             made = [tables.build(found, dataset=name, columns=columns) for name in sorted(names)]
     if not made:
-        print(tables.HINT)
+        console.say(tables.HINT)
         return
     _print(made, format)
 
@@ -332,7 +332,10 @@ def list_(
     """What there is: methods, data sets, protocols, recipes."""
     from cmbench import listing
 
-    console.out.print(listing.as_json(what) if as_json else listing.as_table(what), soft_wrap=as_json)
+    if as_json:
+        print(listing.as_json(what))
+    else:
+        console.out.print(listing.as_table(what))
 
 
 @app.command()
@@ -345,7 +348,10 @@ def doctor(
     from cmbench import doctor as checks
 
     findings = checks.examine(data, weights)
-    console.out.print(checks.as_json(findings) if as_json else checks.as_table(findings), soft_wrap=as_json)
+    if as_json:
+        print(checks.as_json(findings))
+    else:
+        console.out.print(checks.as_table(findings))
 
 
 @app.callback(invoke_without_command=True)
@@ -370,6 +376,8 @@ def main(args: list[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     try:
         status = app(words, standalone_mode=False, prog_name="cmbench")
+        if status == INTERRUPTED:  # typer makes a status of Ctrl-C
+            raise KeyboardInterrupt
     except CmbenchError as error:
         if "--debug" in words:
             raise
@@ -377,7 +385,7 @@ def main(args: list[str] | None = None) -> None:
         status = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.fail("interrupted; the same command goes on where this one stopped")
-        status = 130
+        status = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: end quietly, and keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -386,8 +394,10 @@ def main(args: list[str] | None = None) -> None:
         if "--debug" in words:
             raise
         if hasattr(error, "format_message"):  # the parser's own errors: unknown option, bad value
-            console.fail(error.format_message())
-            status = 2
+            message = error.format_message()
+            if message:  # none where the command's help was what there is to say
+                console.fail(message)
+            status = 2 if message else 0
         else:
             console.fail(f"{type(error).__name__}: {error} (--debug shows where)")
             status = 1

@@ -154,6 +154,8 @@ class Workshop:
         found = self._given(need) if force else self.find(need)
         if found:
             return found
+        from cmbench.training import state as states
+
         teacher = self.ensure(need.parent) if need.parent else None
         sigma_data = self.common.noise.sigma_data
         if teacher and teacher.header.noise.sigma_data != sigma_data:
@@ -167,7 +169,7 @@ class Workshop:
         if force:
             state.unlink(missing_ok=True)
         title = f"{need.method.label} {need.variant}".strip() + f" on {self.images.title}, seed {need.seed}"
-        started = time.perf_counter()
+        started = time.perf_counter() - states.seconds(state)
         network = dict(self.common.network if teacher is None else teacher.header.network)
         network.pop("dropout", None)
         if dropout := getattr(need.recipe, "dropout", 0.0):

@@ -1,6 +1,7 @@
 """From names to checkpoints: identities, sharing, what the user gives, interrupted and forced trainings."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -132,8 +133,26 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, tmp_path, 
     steps = []
     made = shop(tmp_path, begin=lambda title: lambda p: steps.append((title, p.step)))
     assert made.ensure(made.need(CD, 1, 0)).sha256 == trained["cd"].sha256
-    assert {step for title, step in steps} == ({40} if kill_at == 40 else {20, 40})  # EDM and what was saved are not repeated
+    assert {step for title, step in steps} == (
+        {40} if kill_at == 40 else {20, 40}
+    )  # EDM and what was saved are not repeated
     assert not list((tmp_path / "checkpoints").glob("*.state"))
+
+
+def test_training_time_counts_every_run_that_led_to_the_checkpoint(tmp_path):
+    def killed_after_a_while(title: str):
+        def report(progress) -> None:
+            time.sleep(0.3)
+            if progress.step == 40:
+                raise Killed
+
+        return report
+
+    broken = shop(tmp_path, begin=killed_after_a_while)
+    with pytest.raises(Killed):
+        broken.ensure(broken.need(CT, 1, 0))
+    made = shop(tmp_path)
+    assert made.ensure(made.need(CT, 1, 0)).header.seconds >= 0.3  # the state at step 30 is behind one sleep
 
 
 def test_force_trains_its_own_network_and_no_other(trained, tmp_path):

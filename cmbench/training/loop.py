@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,7 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=fit.autocast == "fp16")
     forward: nn.Module = torch.compile(network) if fit.compile else network  # type: ignore[assignment]
 
+    began = time.perf_counter() - states.seconds(state_path)
     start, best = 0, math.inf
     if state_path.exists():
         start, best = _restore(
@@ -130,7 +132,8 @@ def train(
             mean = float(torch.stack(losses).double().mean())
             _check(mean, best, step, state_path)
             best, losses = min(best, mean), []
-            states.save(state_path, _snapshot(done, best, network, average, optimizer, scaler, objective))
+            saved = _snapshot(done, best, network, average, optimizer, scaler, objective)
+            states.save(state_path, {**saved, "seconds": time.perf_counter() - began})
     return average.eval()
 
 
