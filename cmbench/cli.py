@@ -250,17 +250,27 @@ def table(
         )
         return
     found = records.read(out)
-    if dataset:
-        made = [tables.build(found, dataset=name, columns=columns) for name in dataset]
+    names = dataset or (list(dict.fromkeys(row.dataset for row in figures.load(paper))) if paper else None)
+    if names:
+        made = [tables.build(found, dataset=name, columns=columns) for name in names]
     else:
         made = tables.build_all(found, columns=columns)
-        if paper:
-            names = {row.dataset for row in figures.load(paper)}
-            made = [tables.build(found, dataset=name, columns=columns) for name in sorted(names)]
     if not made:
         console.say(tables.HINT)
         return
     _print(made, format)
+
+
+@app.command("records")
+def records_(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
+    out: Out = Path("results"),
+) -> None:
+    """Every record as one row with all its figures, as CSV: for pandas and spreadsheets."""
+    from cmbench.report.frame import frame
+
+    made = frame(_records(out))
+    print(made.to_json(orient="records", indent=1) if as_json else made.to_csv(index=False), end="")
 
 
 def _print(made: list[Any], format: str) -> None:
