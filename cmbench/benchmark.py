@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cmbench import environment, records
+from cmbench import comparing, environment, records
 from cmbench.methods import Method, Model
 from cmbench.metrics.engine import Engine
 from cmbench.records import Record
@@ -161,6 +161,8 @@ class Sweep:
         counter.close()
         per_sample = counter.rows / sampled if sampled else self._count_once(source, network)
         merged = engine.merge(engine.load(shards / f"{number:05d}.npz") for number in range(len(ranges)))
+        measured = engine.measure(merged, reference)
+        comparing.write(shop.out, plan.key, measured.influences)
         self._preview(plan, source)
         cost: dict[str, Any] = {"training_seconds": training_seconds(shop, plan.need)}
         if sampled:
@@ -179,7 +181,7 @@ class Sweep:
             nfe_counted=per_sample,
             seed=plan.seed,
             samples=self.samples,
-            metrics=engine.compute(merged, reference),
+            metrics=measured.metrics,
             protocol=engine.protocol.name,
             protocol_fingerprint=engine.protocol.fingerprint,
             identity=plan.identity,
