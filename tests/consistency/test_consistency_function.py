@@ -172,6 +172,14 @@ def test_taus_of_the_recipe_serve_their_nfe_alone(method, recipe):
     assert levels == pytest.approx([80, 0.585], rel=1e-5)
 
 
+def test_more_evaluations_than_the_training_grid_has_levels_need_taus():
+    assert CD.refuses(9, CDRecipe(points=10)) is None
+    assert "grid of 10 points has levels for 9 evaluations" in CD.refuses(10, CDRecipe(points=10))
+    assert CT.refuses(20, CTRecipe(s1=20)) is None
+    assert "grid of 21 points" in CT.refuses(21, CTRecipe(s1=20))
+    assert CD.refuses(3, CDRecipe(points=2, taus={"3": (2.0, 1.0)})) is None
+
+
 def test_a_record_of_a_model_trained_with_lpips_says_so():
     for method in (CD, CT):
         assert "LPIPS" in method.notes(method.recipe(metric="lpips"))[0]

@@ -13,7 +13,12 @@ from cmbench.consistency import methods
 from cmbench.consistency.distance import l1, squared_l2
 from cmbench.consistency.function import ConsistencyFunction
 from cmbench.consistency.methods import CDRecipe, CTRecipe
-from cmbench.consistency.training import ConsistencyObjective, adaptive_decay, adaptive_points
+from cmbench.consistency.training import (
+    WEIGHTINGS,
+    ConsistencyObjective,
+    adaptive_decay,
+    adaptive_points,
+)
 from cmbench.data.base import ArraySource, ImageData
 from cmbench.diffusion.grid import karras_sigmas
 from cmbench.diffusion.noise import NoiseRange
@@ -155,6 +160,21 @@ def test_the_number_of_points_is_that_of_the_step():
     assert asked == [41]
 
 
+def test_loss_is_weighted_by_the_level_it_comes_from():
+    def losses(weighting: str) -> tuple[torch.Tensor, torch.Tensor]:
+        network = Spy()
+        objective = ConsistencyObjective(
+            NOISE, squared_l2, lambda _: 9, lambda _: 0.0, weighting=WEIGHTINGS[weighting]
+        )
+        loss = objective.loss(network, torch.zeros(64, 1, 2, 2), None, 0, rng())
+        return loss.detach(), network.seen[1][1]  # the higher level
+
+    uniform, sigma = losses("uniform")
+    karras, _ = losses("karras")
+    torch.testing.assert_close(karras, uniform * (sigma**2 + 0.25) / (sigma * 0.5) ** 2, rtol=1e-3, atol=0)
+    assert float(sigma.min()) < 0.1 < 60 < float(sigma.max())
+
+
 # --- the target ------------------------------------------------------------------------------------
 
 
@@ -253,11 +273,13 @@ def test_recipe_of_distillation_reaches_its_objective():
     assert objective.target_ema(3) == 0.95
     assert objective.step is euler_step
     assert objective.distance is l1
+    assert objective.weighting is WEIGHTINGS["uniform"]
 
-    job = bench(CDRecipe(target_ema=0.0, solver="heun"), teacher)
+    job = bench(CDRecipe(target_ema=0.0, solver="heun", weighting="karras"), teacher)
     methods.train_cd(job)
     assert job.kept[0][1].target is None
     assert job.kept[0][1].step is heun_step
+    assert job.kept[0][1].weighting is WEIGHTINGS["karras"]
     x, sigma = torch.randn(2, 1, 2, 2), torch.tensor([1.0, 2.0])
     torch.testing.assert_close(job.kept[0][1].teacher(x, sigma, None), Denoiser(teacher, 0.5)(x, sigma))
 
@@ -276,6 +298,8 @@ def test_recipe_of_training_in_isolation_reaches_its_objective():
     assert [paper.target_ema(k) for k in (0, 999)] == pytest.approx([0.9, 0.9 ** (2 / 21)])
     assert [released.target_ema(k) for k in (0, 999)] == pytest.approx([0.81, 0.9 ** (2 / 20)])
     assert [fixed.target_ema(k) for k in (0, 999)] == [0.9, 0.9]
+    assert paper.weighting is WEIGHTINGS["uniform"]
+    assert objective(weighting="karras").weighting is WEIGHTINGS["karras"]
     job = bench(CTRecipe(mu0=0.0))
     methods.train_ct(job)
     assert job.kept[0][1].target is None

@@ -129,6 +129,7 @@ def test_paper_presets_are_table_3(dataset: str, name: str):
     assert fit.flip
     assert not fit.ema_warmup
     assert recipe.metric == "lpips"
+    assert recipe.weighting == "uniform"
     if name == "cd":
         assert (recipe.target_ema, recipe.points, recipe.solver) == (mu, points, "heun")
     else:
