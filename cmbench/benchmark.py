@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cmbench import comparing, environment, records
-from cmbench.errors import UsageError
 from cmbench.methods import Method, Model
 from cmbench.metrics.engine import Engine
 from cmbench.records import Record
@@ -228,10 +227,3 @@ def training_seconds(shop: Workshop, need: Need) -> float | None:
         return None
     above = training_seconds(shop, need.parent) if need.parent else 0.0
     return None if above is None else round(checkpoint.header.seconds + above, 1)
-
-
-def check_nfes(nfes: Sequence[int]) -> None:
-    """Raise UsageError for a number of evaluations below 1."""
-    for nfe in nfes:
-        if nfe < 1:
-            raise UsageError(f"--nfe {nfe}: a sampler makes at least 1 evaluation")

@@ -43,9 +43,10 @@ class Ordered(TyperGroup):
         return list(self.commands)
 
 
+INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
+
 app = typer.Typer(
     cls=Ordered,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="How good is this few-step image generator, at 1, 2, 4 evaluations, against the others?",
@@ -77,10 +78,11 @@ def run(
 ) -> None:
     """Train or load, sample, measure: one record for each method, NFE and seed."""
     from cmbench import session
-    from cmbench.benchmark import Plan, check_nfes
 
-    check_nfes(nfe)
-    chosen = session.choose_methods(method)
+    chosen = session.choose_methods(method)  # before torch is imported: a typo is answered at once
+
+    from cmbench.benchmark import Plan
+
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out, samples, batch_size,
@@ -89,7 +91,8 @@ def run(
         workshop = session.open_workshop(options)
         sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
         outcomes = []
-        for plan in sweep.plans(chosen, nfe, list(dict.fromkeys(seed))):
+        # All plans before any work: a wrong setting of the last method shows now, not after hours.
+        for plan in list(sweep.plans(chosen, list(dict.fromkeys(nfe)), list(dict.fromkeys(seed)))):
             if isinstance(plan, Plan):
                 outcomes.append(sweep.run(plan, force=force))
             else:
@@ -108,7 +111,7 @@ def train(
     dataset: Dataset = "digits",
     seed: Seeds = [0],  # noqa: B006
     nfe: Annotated[
-        list[int] | None, typer.Option("--nfe", help="For methods with a network for each NFE.")
+        list[int] | None, typer.Option("--nfe", min=1, help="For methods with a network for each NFE.")
     ] = None,
     data: Data = None,
     preset: Preset = "quick",
@@ -121,16 +124,14 @@ def train(
 ) -> None:
     """Train checkpoints (and the teachers they need) without measuring; prints their paths."""
     from cmbench import session
-    from cmbench.benchmark import check_nfes
 
-    check_nfes(nfe or [1])
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out,
             download=not offline, begin=progress.training,
         )  # fmt: skip
         workshop = session.open_workshop(options)
-        paths = []
+        needs = {}
         for one in session.choose_methods(method):
             if one.train is None:
                 raise UsageError(
@@ -141,7 +142,8 @@ def train(
                     raise UsageError(f"{one.name} at NFE {number}: {reason}")
                 for value in seed:
                     need = workshop.need(one, number, value)
-                    paths.append(workshop.ensure(need, force=force).path)
+                    needs[need.key] = need
+        paths = [workshop.ensure(need, force=force).path for need in needs.values()]
     for path in dict.fromkeys(paths):
         print(path)
 
@@ -149,10 +151,10 @@ def train(
 @app.command(cls=MultiValue)
 def sample(
     method: Annotated[str, typer.Option("--method", "-m", help="Method.")],
-    nfe: Annotated[int, typer.Option("--nfe", help="Number of network evaluations.")],
+    nfe: Annotated[int, typer.Option("--nfe", min=1, help="Number of network evaluations.")],
     to: Annotated[Path, typer.Option("--to", help="grid.png, samples.npz, or a folder for PNG files.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Seed, of training and of samples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed, of training and of samples.")] = 0,
     dataset: Dataset = "digits",
     data: Data = None,
     preset: Preset = "quick",
@@ -166,10 +168,8 @@ def sample(
 ) -> None:
     """Write images: a grid (PNG), an npz (arr_0, uint8 NHWC), or a folder of PNG files."""
     from cmbench import session
-    from cmbench.benchmark import check_nfes
     from cmbench.sampling.export import export
 
-    check_nfes([nfe])
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out, batch_size=batch_size,
@@ -217,17 +217,27 @@ def table(
         )
         return
     found = records.read(out)
-    if dataset:
-        made = [tables.build(found, dataset=name, columns=columns) for name in dataset]
+    names = dataset or (list(dict.fromkeys(row.dataset for row in figures.load(paper))) if paper else None)
+    if names:
+        made = [tables.build(found, dataset=name, columns=columns) for name in names]
     else:
         made = tables.build_all(found, columns=columns)
-        if paper:
-            names = {row.dataset for row in figures.load(paper)}
-            made = [tables.build(found, dataset=name, columns=columns) for name in sorted(names)]
     if not made:
-        print(tables.HINT)
+        console.say(tables.HINT)
         return
     console.show_tables(made, format)
+
+
+@app.command("records")
+def records_(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
+    out: Out = Path("results"),
+) -> None:
+    """Every record as one row with all its figures, as CSV: for pandas and spreadsheets."""
+    from cmbench.report.frame import frame
+
+    made = frame(_records(out))
+    print(made.to_json(orient="records", indent=1) if as_json else made.to_csv(index=False), end="")
 
 
 app.add_typer(figure_app, name="figure")
@@ -282,7 +292,10 @@ def list_(
     """What there is: methods, data sets, protocols, recipes."""
     from cmbench import listing
 
-    console.out.print(listing.as_json(what) if as_json else listing.as_table(what), soft_wrap=as_json)
+    if as_json:
+        print(listing.as_json(what))
+    else:
+        console.out.print(listing.as_table(what))
 
 
 @app.command()
@@ -295,7 +308,10 @@ def doctor(
     from cmbench import doctor as checks
 
     findings = checks.examine(data, weights)
-    console.out.print(checks.as_json(findings) if as_json else checks.as_table(findings), soft_wrap=as_json)
+    if as_json:
+        print(checks.as_json(findings))
+    else:
+        console.out.print(checks.as_table(findings))
 
 
 cli_metrics.register(app)
@@ -323,6 +339,8 @@ def main(args: list[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     try:
         status = app(words, standalone_mode=False, prog_name="cmbench")
+        if status == INTERRUPTED:  # typer makes a status of Ctrl-C
+            raise KeyboardInterrupt
     except CmbenchError as error:
         if "--debug" in words:
             raise
@@ -330,7 +348,7 @@ def main(args: list[str] | None = None) -> None:
         status = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.fail("interrupted; the same command goes on where this one stopped")
-        status = 130
+        status = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: end quietly, and keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -339,8 +357,10 @@ def main(args: list[str] | None = None) -> None:
         if "--debug" in words:
             raise
         if hasattr(error, "format_message"):  # the parser's own errors: unknown option, bad value
-            console.fail(error.format_message())
-            status = 2
+            message = error.format_message()
+            if message:  # none where the command's help was what there is to say
+                console.fail(message)
+            status = 2 if message else 0
         else:
             console.fail(f"{type(error).__name__}: {error} (--debug shows where)")
             status = 1

@@ -87,7 +87,9 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Record":
-        """Inverse of :meth:`to_json`. Raises ValueError or TypeError where the data is no record of this schema."""
+        """Inverse of :meth:`to_json`. Raises ValueError, TypeError or KeyError for other data."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("metrics", {}), Mapping):
+            raise TypeError("it holds no record")
         if data.get("schema") != SCHEMA:
             raise ValueError(f"schema {data.get('schema')!r}, this version reads {SCHEMA}")
         metrics = {name: Metric(**{"value": None, **value}) for name, value in data["metrics"].items()}

@@ -154,13 +154,22 @@ class Workshop:
         found = self._given(need) if force else self.find(need)
         if found:
             return found
+        from cmbench.training import state as states
+
         teacher = self.ensure(need.parent) if need.parent else None
+        sigma_data = self.common.noise.sigma_data
+        if teacher and teacher.header.noise.sigma_data != sigma_data:
+            theirs = teacher.header.noise.sigma_data
+            raise UsageError(
+                f"{teacher.path} was trained with sigma_data {theirs}, the recipe has {sigma_data}: "
+                f"--set noise.sigma_data={theirs}"
+            )
         path = self.path(need)
         state = path.with_suffix(".state")
         if force:
             state.unlink(missing_ok=True)
         title = f"{need.method.label} {need.variant}".strip() + f" on {self.images.title}, seed {need.seed}"
-        started = time.perf_counter()
+        started = time.perf_counter() - states.seconds(state)
         network = dict(self.common.network if teacher is None else teacher.header.network)
         network.pop("dropout", None)
         if dropout := getattr(need.recipe, "dropout", 0.0):

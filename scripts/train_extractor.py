@@ -53,7 +53,7 @@ SETTINGS = {
         Architecture(3, 32, (16, 32, 64), 3),
         40,
         128,
-        0.4,
+        0.2,
         shift=4,
         flip=True,
         smoothing=0.1,

@@ -53,7 +53,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file and its header."""
+    """A checkpoint file, its header, and the hash of its weights and header (the training time left out)."""
 
     path: Path
     header: Header
@@ -112,6 +112,14 @@ def load(path: Path) -> Checkpoint:
         raise UsageError(f"{path} is not a cmbench checkpoint: {error}") from error
     except (SafetensorError, OSError) as error:
         raise WorkError(f"{path} is damaged: {error}") from error
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Checkpoint(path, header, digest)
+    return Checkpoint(path, header, _content_hash(path, header))
+
+
+def _content_hash(path: Path, header: Header) -> str:
+    """SHA-256 over header and weights, the training time left out: the same training has the same hash."""
+    digest = hashlib.sha256(json.dumps({**asdict(header), "seconds": None}, sort_keys=True).encode())
+    with path.open("rb") as file:
+        index = json.loads(file.read(int.from_bytes(file.read(8), "little")))  # names, types, shapes, places
+        index.pop("__metadata__", None)
+        digest.update(json.dumps(index, sort_keys=True).encode())
+        return hashlib.file_digest(file, lambda: digest).hexdigest()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from cmbench.diffusion.noise import NoiseRange
+from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, DISTILLATION, Method, Model, Parent, TrainJob
 from cmbench.training.fit import Fit
 
@@ -26,6 +27,7 @@ class CDRecipe:
         points: N, the grid points of the Karras grid.
         solver: the teacher's ODE step.
         metric: distance d of the loss (l2 is squared).
+        weighting: lambda of the loss: the paper's ``uniform``, or ``karras``, which keeps low levels accurate.
         target_ema: mu of the target network; 0 is the stop-gradient of the current parameters.
         taus: re-noising levels by NFE ("2" -> one level); another NFE takes evenly spaced points of the
             training grid.
@@ -36,9 +38,16 @@ class CDRecipe:
     points: int = 18
     solver: Literal["euler", "heun"] = "heun"
     metric: DistanceName = "l2"
+    weighting: Literal["uniform", "karras"] = "uniform"
     target_ema: float = 0.0
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.points < 2 or not 0 <= self.target_ema < 1:
+            raise UsageError(
+                f"cd: need points >= 2, not {self.points}, and 0 <= target_ema < 1, not {self.target_ema}"
+            )
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class CTRecipe:
         s0, s1: ends of the discretisation schedule.
         mu0: target decay at the start.
         decay: ``paper``: exp(s0 ln(mu0) / N(k)); ``released``: the code divides by N(k) - 1 instead.
-        metric, taus, seed: as in CDRecipe.
+        metric, weighting, taus, seed: as in CDRecipe.
     """
 
     fit: Fit = field(default_factory=Fit)
@@ -61,8 +70,15 @@ class CTRecipe:
     mu0: float = 0.9
     decay: Literal["paper", "released"] = "paper"
     metric: DistanceName = "l2"
+    weighting: Literal["uniform", "karras"] = "uniform"
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.s0 <= self.s1 or not 0 <= self.mu0 < 1:
+            raise UsageError(
+                f"ct: need 2 <= s0 <= s1, not {self.s0} and {self.s1}, and 0 <= mu0 < 1, not {self.mu0}"
+            )
 
 
 def _points(recipe: CDRecipe | CTRecipe) -> int:
@@ -99,7 +115,7 @@ def sampler(model: Model, recipe: CDRecipe | CTRecipe, nfe: int) -> "Sampler":
 def train_cd(job: TrainJob) -> "nn.Module":
     """Distil the teacher (Algorithm 2); the student starts from the teacher's weights."""
     from cmbench.consistency.distance import distance
-    from cmbench.consistency.training import ConsistencyObjective
+    from cmbench.consistency.training import WEIGHTINGS, ConsistencyObjective
     from cmbench.diffusion.preconditioning import Denoiser
     from cmbench.diffusion.solvers import STEPS
 
@@ -115,6 +131,7 @@ def train_cd(job: TrainJob) -> "nn.Module":
         target=target,
         teacher=Denoiser(job.teacher, job.noise.sigma_data),
         step=STEPS[recipe.solver],
+        weighting=WEIGHTINGS[recipe.weighting],
     )
     return job.fit(student, objective, recipe.fit)
 
@@ -122,7 +139,12 @@ def train_cd(job: TrainJob) -> "nn.Module":
 def train_ct(job: TrainJob) -> "nn.Module":
     """Train in isolation from random weights (Algorithm 3)."""
     from cmbench.consistency.distance import distance
-    from cmbench.consistency.training import ConsistencyObjective, adaptive_decay, adaptive_points
+    from cmbench.consistency.training import (
+        WEIGHTINGS,
+        ConsistencyObjective,
+        adaptive_decay,
+        adaptive_points,
+    )
 
     recipe: CTRecipe = job.recipe
     network = job.new_network()
@@ -133,7 +155,14 @@ def train_ct(job: TrainJob) -> "nn.Module":
         points = adaptive = adaptive_points(recipe.s0, recipe.s1, recipe.fit.steps)
         counted = points if recipe.decay == "paper" else lambda k: adaptive(k) - 1
         decay = adaptive_decay(recipe.mu0, recipe.s0, counted) if recipe.mu0 else decay
-    objective = ConsistencyObjective(job.noise, distance(recipe.metric, job.device), points, decay, target)
+    objective = ConsistencyObjective(
+        job.noise,
+        distance(recipe.metric, job.device),
+        points,
+        decay,
+        target,
+        weighting=WEIGHTINGS[recipe.weighting],
+    )
     return job.fit(network, objective, recipe.fit)
 
 

@@ -16,10 +16,27 @@ from cmbench.training.loop import move_towards
 
 Count = Callable[[int], int]
 Decay = Callable[[int], float]
+Weighting = Callable[[Tensor, float], Tensor]
+
+
+def uniform_weight(sigma: Tensor, _sigma_data: float) -> Tensor:
+    """lambda = 1, the paper's choice: float [B]."""
+    return torch.ones_like(sigma)
+
+
+def karras_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """lambda = (sigma^2 + sd^2) / (sigma sd)^2, EDM's: the raw network's error counts the same at every level.
+
+    With lambda = 1 the low levels, which anchor all others, hardly count: c_out^2 falls to 1e-5 of its largest value.
+    """
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+WEIGHTINGS: dict[str, Weighting] = {"uniform": uniform_weight, "karras": karras_weight}
 
 
 class ConsistencyObjective:
-    """``d(f(x_{n+1}, t_{n+1}), stopgrad f_target(x_n, t_n))`` with n uniform over the grid's intervals.
+    """``lambda d(f(x_{n+1}, t_{n+1}), stopgrad f_target(x_n, t_n))`` with n uniform over the grid's intervals.
 
     With a ``teacher`` and a solver ``step``, x_n is one solver step from x_{n+1} (distillation); without, both
     are the same image plus the same noise at two levels (training).
@@ -33,6 +50,7 @@ class ConsistencyObjective:
         target: a copy of the initial network that becomes the target, or None where mu is always 0.
         teacher: the denoiser to follow, or None.
         step: the ODE step, needed with a teacher.
+        weighting: lambda(t_{n+1}).
     """
 
     def __init__(
@@ -44,9 +62,10 @@ class ConsistencyObjective:
         target: nn.Module | None = None,
         teacher: Denoise | None = None,
         step: Step | None = None,
+        weighting: Weighting = uniform_weight,
     ) -> None:
         self.noise, self.distance, self.points, self.target_ema = noise, distance, points, target_ema
-        self.target, self.teacher, self.step = target, teacher, step
+        self.target, self.teacher, self.step, self.weighting = target, teacher, step, weighting
         self.modules: Mapping[str, nn.Module] = {} if target is None else {"target": target}
 
     def loss(
@@ -67,7 +86,7 @@ class ConsistencyObjective:
             target = self.target if self.target is not None else network
             goal = ConsistencyFunction(target, self.noise)(at_low, low, labels)
         made = ConsistencyFunction(network, self.noise)(at_high, high, labels)
-        return self.distance(made, goal)
+        return self.weighting(high, self.noise.sigma_data) * self.distance(made, goal)
 
     def after_step(self, network: nn.Module, step: int) -> None:
         """Move the target network towards the current one."""
@@ -76,7 +95,7 @@ class ConsistencyObjective:
 
 
 def adaptive_points(s0: int, s1: int, steps: int) -> Count:
-    """N(k) of consistency training (appendix C): from s0 + 1 towards s1 + 1 grid points over ``steps``."""
+    """N(k) of consistency training (appendix C): from s0 to s1 + 1 grid points over ``steps``."""
 
     def points(k: int) -> int:
         return math.ceil(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import torch
 
 from cmbench.errors import UsageError
-from cmbench.metrics.distances import Balls, cross_blocks, neighbours, prepare
+from cmbench.metrics.distances import Balls, neighbours
 from cmbench.metrics.moments import Float64
+from cmbench.metrics.screening import cross_blocks, prepare
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,9 @@ class Engine:
             shard.first = first_index
         elif first_index != shard.stop:
             raise UsageError(f"the next image of this shard is number {shard.stop}, not {first_index}")
+        if shard.waiting and images.shape[1:] != shard.waiting[0].shape[1:]:
+            shapes = list(shard.waiting[0].shape[1:]), list(images.shape[1:])
+            raise UsageError(f"the images of a shard have one shape, not {shapes[0]} and {shapes[1]}")
         shard.count += len(images)
         shard.waiting.append(images)
         self._run(shard, flush=False)

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import torch
 
 from cmbench.errors import UsageError
-from cmbench.metrics.distances import neighbours, prepare
+from cmbench.metrics.distances import neighbours
 from cmbench.metrics.moments import Float64
+from cmbench.metrics.screening import prepare
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ the method's recipe class; ``cmbench/recipes/<data set>/common.toml`` holds what
 without files of its own uses those under ``generic/``.
 """
 
+import contextlib
 import dataclasses
 import tomllib
 import types
@@ -44,6 +45,10 @@ class Common:
     def __post_init__(self) -> None:
         if min(self.samples, self.shard, self.batch_size) < 1:
             raise UsageError("samples, shard and batch_size must be at least 1")
+        if "dropout" in self.network:
+            raise UsageError(
+                "network.dropout: dropout is a setting of the method that trains, as edm.dropout=0.1"
+            )
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -65,13 +70,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return value
         raise unknown(f"value of {where}", str(value), map(str, arguments))
     elif origin in (typing.Union, types.UnionType):
+        if value == "none" and type(None) in arguments:
+            return None
         for option in arguments:
-            if (
-                option is type(None)
-                or isinstance(value, option)
-                or (option is float and isinstance(value, int))
-            ):
-                return None if value == "none" else value
+            if option is not type(None):
+                with contextlib.suppress(UsageError):
+                    return _convert(option, value, where)
     elif origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(arguments[0], item, where) for item in value)
     elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):

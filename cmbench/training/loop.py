@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,7 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=fit.autocast == "fp16")
     forward: nn.Module = torch.compile(network) if fit.compile else network  # type: ignore[assignment]
 
+    began = time.perf_counter() - states.seconds(state_path)
     start, best = 0, math.inf
     if state_path.exists():
         start, best = _restore(
@@ -130,12 +132,14 @@ def train(
             mean = float(torch.stack(losses).double().mean())
             _check(mean, best, step, state_path)
             best, losses = min(best, mean), []
-            states.save(state_path, _snapshot(done, best, network, average, optimizer, scaler, objective))
+            saved = _snapshot(done, best, network, average, optimizer, scaler, objective)
+            states.save(state_path, {**saved, "seconds": time.perf_counter() - began})
     return average.eval()
 
 
 def _check(mean: float, best: float, step: int, state_path: Path) -> None:
-    if math.isfinite(mean) and mean <= EXPLOSION * best:
+    exploded = best > 0 and mean > EXPLOSION * best  # of a loss that may be negative there is no telling
+    if math.isfinite(mean) and not exploded:
         return
     kept = f"the last good state is {state_path}" if state_path.exists() else "no state had been saved yet"
     raise WorkError(

@@ -1,7 +1,8 @@
 """The state of an unfinished training run: one safetensors file, written atomically, that a restart reads."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,24 @@ def save(path: Path, tree: Mapping[str, Any]) -> None:
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Read what :func:`save` wrote. Raises WorkError where the file is damaged."""
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            rest = json.loads((file.metadata() or {})["state"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise WorkError(f"{path} is damaged ({error}); delete it to train from the start") from error
+    with _opened(path, str(device)) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        rest = json.loads(file.metadata()["state"])
     return unpack(tensors, rest)
+
+
+def seconds(path: Path) -> float:
+    """Training time behind a state, over all runs that led to it; 0 where there is none."""
+    if not path.exists():
+        return 0.0
+    with _opened(path, "cpu") as file:
+        return float(json.loads(file.metadata()["state"]).get("seconds", 0.0))
+
+
+@contextmanager
+def _opened(path: Path, device: str) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            yield file
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise WorkError(f"{path} is damaged ({error}); delete it to train from the start") from error

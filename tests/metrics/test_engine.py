@@ -257,6 +257,12 @@ def test_indices_must_continue(engine: Engine, samples: torch.Tensor) -> None:
         engine.update(shard, samples[10:20], 10)
 
 
+def test_a_shard_holds_images_of_one_shape(engine: Engine, samples: torch.Tensor) -> None:
+    shard = measure(engine, samples[:10], 10)
+    with pytest.raises(UsageError, match=r"not \[1, 8, 8\] and \[3, 8, 8\]"):
+        engine.update(shard, samples[10:20].expand(-1, 3, -1, -1), 10)
+
+
 @pytest.mark.parametrize(
     ("images", "complaint"),
     [

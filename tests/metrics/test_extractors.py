@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,17 @@ def test_the_digits_classifier_knows_digits_it_has_not_seen() -> None:
     ]
     assert digits.labels is not None
     assert (logits.argmax(1).numpy() == digits.labels[held_out]).mean() >= 0.97
+
+
+@pytest.mark.slow
+def test_the_mnist_classifier_knows_the_test_set() -> None:
+    if "CMBENCH_TEST_DATA" not in os.environ:
+        pytest.skip("CMBENCH_TEST_DATA names no folder with MNIST/raw")
+    folder = Path(os.environ["CMBENCH_TEST_DATA"]) / "MNIST" / "raw"
+    images = np.fromfile(folder / "t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 1, 28, 28)
+    labels = np.fromfile(folder / "t10k-labels-idx1-ubyte", np.uint8)[8:]
+    logits = open_extractor(ExtractorSpec("mnist-cnn", None))(torch.from_numpy(images[:2000]))["logits"]
+    assert (logits.argmax(1).numpy() == labels[:2000]).mean() >= 0.985
 
 
 def test_folding_keeps_the_function(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import varied_images
 from numpy.typing import NDArray
+from seeded_inception import varied_images
 
 from cmbench.metrics import protocols
 from cmbench.metrics.engine import Engine

@@ -4,10 +4,11 @@ from scipy.spatial.distance import cdist
 
 from cmbench.errors import UsageError
 from cmbench.metrics.density_coverage import density_coverage
-from cmbench.metrics.distances import neighbours, prepare, squared_distances
+from cmbench.metrics.distances import neighbours, squared_distances
 from cmbench.metrics.diversity import disjoint_pairs, diversity, feature_distances
 from cmbench.metrics.memorization import memorization
 from cmbench.metrics.precision_recall import manifold_radii
+from cmbench.metrics.screening import prepare
 
 
 def features(n: int, d: int, seed: int, spread: float = 1.0) -> np.ndarray:

@@ -5,14 +5,14 @@ from scipy.spatial.distance import cdist
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from cmbench.errors import UsageError, WorkError
-from cmbench.metrics import distances
+from cmbench.metrics import screening
 from cmbench.metrics.precision_recall import manifold_radii, precision_recall
 
 
-@pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
+@pytest.fixture(params=[torch.int8, torch.bfloat16, torch.float32], ids=str)
 def screen(request, monkeypatch):
-    """Screening in either arithmetic: the answers must not depend on it."""
-    monkeypatch.setattr(distances, "_bfloat16_is_fast", lambda: request.param)
+    """Screening in each arithmetic: the answers must not depend on it."""
+    monkeypatch.setattr(screening, "cpu_screens", lambda: (request.param,))
 
 
 def features(n: int, d: int, seed: int, spread: float = 1.0, mean: float = 0.2) -> np.ndarray:
