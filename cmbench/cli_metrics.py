@@ -10,6 +10,7 @@ from cmbench.errors import UsageError
 from cmbench.options import (
     Against,
     BatchSize,
+    Checkpoints,
     Data,
     DeviceName,
     Force,
@@ -18,8 +19,10 @@ from cmbench.options import (
     Offline,
     Out,
     Precision,
+    Preset,
     ProtocolName,
     Samples,
+    Settings,
     Weights,
 )
 
@@ -30,6 +33,7 @@ reference_app = typer.Typer(no_args_is_help=True, help="Reference statistics: bu
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(cls=MultiValue)(score)
+    app.command("protocols", cls=MultiValue)(show_protocols)
     app.add_typer(reference_app, name="reference")
 
 
@@ -187,3 +191,118 @@ def reference_import(
     for note in taken.notes:
         console.say(note)
     print(taken.path)
+
+
+def show_protocols(
+    name: Annotated[
+        str | None, typer.Argument(help="A protocol, or with --compare the samples: folder, .zip, .npz.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measure the same samples under other quantisers and resizes.")
+    ] = False,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="Compare on samples of this method, made again.")
+    ] = None,
+    nfe: Annotated[int, typer.Option("--nfe", help="Its number of network evaluations.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Its seed.")] = 0,
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Data set to compare with.")] = "digits",
+    protocol: ProtocolName = None,
+    samples: Samples = None,
+    data: Data = None,
+    preset: Preset = "quick",
+    settings: Settings = None,
+    checkpoint: Checkpoints = None,
+    weights: Weights = None,
+    batch_size: BatchSize = None,
+    device: DeviceName = "auto",
+    out: Out = Path("results"),
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Every protocol, all of one, or (--compare) what quantiser and resize move on given samples."""
+    if not compare:
+        _describe_protocols(name, as_json)
+        return
+    if (name is None) == (method is None):
+        raise UsageError("--compare takes samples: either a path, or --method and --nfe to make them again")
+    from cmbench import sensitivity, session
+    from cmbench.metrics import protocols
+
+    with console.bars() as progress:
+        options = session.Options(
+            dataset, data, preset, settings or (), checkpoint or (), device, out,
+            download=not offline, begin=progress.training,
+        )  # fmt: skip
+        workshop = session.open_workshop(options)
+        common = workshop.common
+        default = common.protocol if method else protocols.default_for(dataset).name
+        chosen = session.choose_protocol(protocol or default, None)
+        engines = sensitivity.open_engines(
+            chosen, device=workshop.device, weights=weights, download=not offline
+        )
+        size = batch_size or common.batch_size
+        if not method:
+            batches, total, floats = sensitivity.stored(Path(name or ""), samples, size)
+        else:
+            made = session.choose_methods([method])[0]
+            total, floats = samples or common.samples, True
+            batches = sensitivity.generated(workshop, made, nfe, seed, total, size)
+        quantizers = sensitivity.quantizers(chosen, floats)
+        if len(engines) * len(quantizers) == 1:
+            raise UsageError(
+                f"nothing to compare: {name} is quantised already, and {chosen.extractors[0].name} takes images of "
+                "their own size (give float images, or --method and --nfe)"
+            )
+        shown = progress.counted("samples", batches, total)
+        found = sensitivity.measure(
+            engines, quantizers, shown, workshop.images, progress.advance
+        )
+    if as_json:
+        console.show_json([row.to_json() for row in found])
+        return
+    _show_sensitivity(found, chosen.metric_titles)
+    if not floats:
+        console.say("uint8 samples are quantised already: float images, or --method, show what the quantiser moves")
+
+
+def _show_sensitivity(found: Any, titles: dict[str, str]) -> None:
+    from cmbench.report.layout import number
+
+    rows = []
+    for key, title in titles.items():
+        for row in found:
+            metric = row.metrics[key]
+            value = metric.reason or number(key, metric.value or 0.0)
+            difference, std = row.shifts.get(key, (None, None))
+            shift = "" if difference is None else f"{difference:+.2g} ± {std:.1g}"
+            rows.append((title, row.quantizer, row.resize, value, shift))
+            title = ""
+    console.show_rows(("metric", "quantiser", "resize", "value", "difference from the first"), rows)
+    console.say("±: standard error over the pairs of samples")
+
+
+def _describe_protocols(name: str | None, as_json: bool) -> None:
+    from cmbench.metrics import protocols
+
+    if name is not None:
+        chosen = protocols.from_toml(Path(name)) if name.endswith(".toml") else protocols.get(name)
+        facts = {"fingerprint": chosen.fingerprint, **chosen.to_json()}
+        console.show_json(facts) if as_json else console.show_facts(facts)
+        return
+    every = [protocols.get(name) for name in protocols.names()]
+    if as_json:
+        console.show_json([{"fingerprint": one.fingerprint, **one.to_json()} for one in every])
+        return
+    rows = [
+        (
+            one.name,
+            one.quantizer,
+            "\n".join(f"{spec.name}, {spec.resize}" for spec in one.extractors),
+            f"{one.samples:,}",
+            ", ".join(one.metric_titles.values()),
+            one.fingerprint[:8],
+        )
+        for one in every
+    ]
+    heads = ("name", "quantiser", "extractor, resize", "samples", "metrics", "hash")
+    console.show_rows(heads, rows)

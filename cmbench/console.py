@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cmbench.records import Record
     from cmbench.report.layout import Table
     from cmbench.training.loop import Progress as TrainingProgress
+
+T = TypeVar("T", bound=Sized)
 
 out = Console()
 err = Console(stderr=True, highlight=False)
@@ -122,6 +124,12 @@ class Bars:
         if not err.is_terminal and (done >= total or done / total >= reported + 0.25) and reported < 1:
             self._tasks[title] = (task, done / total)
             say(f"{title}: {done}/{total}  {detail}".rstrip())
+
+    def counted(self, title: str, batches: "Iterable[tuple[int, T]]", total: int) -> "Iterator[tuple[int, T]]":
+        """The batches ``(first index, items)`` as they are, shown as they pass."""
+        for first, batch in batches:
+            yield first, batch
+            self.advance(title, first + len(batch), total)
 
     def training(self, title: str) -> "Callable[[TrainingProgress], None]":
         """What receives the progress of a training."""

@@ -348,7 +348,7 @@ def take(
     if Path(stem).name != stem or stem.startswith("."):
         raise UsageError(f"--as {stem}: a plain name is needed, without folders")
     target = folder() / f"{stem.removesuffix('.npz')}.npz"
-    if target.exists() and not replace and file_hash(target) != digest:
+    if target.exists() and not replace and digest not in (file_hash(target), _converted_from(target)):
         raise UsageError(f"{target} is there already and differs: --force replaces it, --as gives another name")
     if path.suffix == ".npz":
         with atomic(target) as temporary:
@@ -357,6 +357,15 @@ def take(
         origin = {"file": path.name, "sha256": digest}
         references.write(target, dataclasses.replace(found, provenance=origin))
     return Imported(target, tuple(_remarks(protocol, found, images is not None, target)))
+
+
+def _converted_from(path: Path) -> str | None:
+    """SHA-256 of the file that a converted reference was made from, if it was."""
+    try:
+        origin = references.read(path)[0].provenance.get("sha256")
+    except WorkError:  # a damaged file is of no use, and of nobody
+        return None
+    return None if origin is None else str(origin)
 
 
 def _spec(protocol: Protocol, dataset: str | None) -> ReferenceSpec:
