@@ -127,7 +127,8 @@ class Sweep:
         return Outcome(record, computed=True)
 
     def _complete(self, stored: Record) -> bool:
-        return set(stored.environment.get("missing", ())) <= self._missing()
+        missed = set(stored.environment.get("missing", ()))
+        return not missed or missed <= self._missing()
 
     def _missing(self) -> set[str]:
         """What metrics cannot be computed for want of: extractors, the reference."""
