@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cmbench import environment, records
+from cmbench import comparing, environment, records
 from cmbench.methods import Method, Model
 from cmbench.metrics.engine import Engine
 from cmbench.records import Record
@@ -127,7 +127,8 @@ class Sweep:
         return Outcome(record, computed=True)
 
     def _complete(self, stored: Record) -> bool:
-        return set(stored.environment.get("missing", ())) <= self._missing()
+        missed = set(stored.environment.get("missing", ()))
+        return not missed or missed <= self._missing()
 
     def _missing(self) -> set[str]:
         """What metrics cannot be computed for want of: extractors, the reference."""
@@ -161,6 +162,8 @@ class Sweep:
         counter.close()
         per_sample = counter.rows / sampled if sampled else self._count_once(source, network)
         merged = engine.merge(engine.load(shards / f"{number:05d}.npz") for number in range(len(ranges)))
+        measured = engine.measure(merged, reference)
+        comparing.write(shop.out, plan.key, measured.influences)
         self._preview(plan, source)
         cost: dict[str, Any] = {"training_seconds": training_seconds(shop, plan.need)}
         if sampled:
@@ -179,7 +182,7 @@ class Sweep:
             nfe_counted=per_sample,
             seed=plan.seed,
             samples=self.samples,
-            metrics=engine.compute(merged, reference),
+            metrics=measured.metrics,
             protocol=engine.protocol.name,
             protocol_fingerprint=engine.protocol.fingerprint,
             identity=plan.identity,

@@ -6,30 +6,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
-from cmbench import console
+from cmbench import cli_metrics, console
 from cmbench.errors import CmbenchError, UsageError
-
-
-class MultiValue(TyperCommand):
-    """Lets an option that may be repeated take several values after one flag: ``--nfe 1 2`` is ``--nfe 1 --nfe 2``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the flag before each further value, then parse as usual."""
-        repeatable = {flag for p in self.params if getattr(p, "multiple", False) for flag in p.opts}
-        expanded: list[str] = []
-        flag: str | None = None  # the repeatable option whose values we are among
-        for position, word in enumerate(args):
-            if word == "--":
-                expanded += args[position:]
-                break
-            if word.startswith("-"):
-                flag = word if word in repeatable else None
-            elif flag is not None and args[position - 1] != flag:
-                expanded.append(flag)
-            expanded.append(word)
-        return list(super().parse_args(ctx, expanded))
+from cmbench.options import (
+    Against,
+    BatchSize,
+    Checkpoints,
+    Data,
+    Dataset,
+    DeviceName,
+    Force,
+    Format,
+    Json,
+    Methods,
+    MultiValue,
+    Nfe,
+    Offline,
+    Out,
+    Precision,
+    Preset,
+    ProtocolName,
+    Samples,
+    Seeds,
+    Settings,
+    Weights,
+)
 
 
 class Ordered(TyperGroup):
@@ -51,37 +54,6 @@ app = typer.Typer(
 figure_app = typer.Typer(no_args_is_help=True, help="Draw figures from the records.")
 
 
-Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Data set; see `cmbench list datasets`.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder, zip or npz that holds the data set.")]
-Methods = Annotated[list[str], typer.Option("--method", "-m", help="Methods, or 'all'; see `cmbench list`.")]
-Nfe = Annotated[list[int], typer.Option("--nfe", min=1, help="Numbers of network evaluations.")]
-Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seeds, of training and of samples.")]
-Preset = Annotated[str, typer.Option("--preset", help="Recipe preset: quick, paper, released.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value for any recipe value, as cd.points=10.")
-]
-Checkpoints = Annotated[
-    list[Path] | None, typer.Option("--checkpoint", help="Use this network instead of training it.")
-]
-Samples = Annotated[int | None, typer.Option("--samples", "-n", min=2, help="Samples to measure on.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples at a time.")]
-DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Results folder.")]
-ProtocolName = Annotated[
-    str | None, typer.Option("--protocol", help="Evaluation protocol, or a TOML file of one.")
-]
-Weights = Annotated[
-    Path | None, typer.Option("--weights", help="Weights of the extractor: a file or folder.")
-]
-Precision = Annotated[
-    str | None, typer.Option("--precision", help="Extractor arithmetic: float32, tf32, bf16.")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the records as JSON.")]
-Format = Annotated[str, typer.Option("--format", "-f", help="rich, md, csv, latex, html or json.")]
-
-
 @app.command(cls=MultiValue)
 def run(
     method: Methods,
@@ -94,6 +66,7 @@ def run(
     settings: Settings = None,
     checkpoint: Checkpoints = None,
     protocol: ProtocolName = None,
+    against: Against = None,
     weights: Weights = None,
     precision: Precision = None,
     batch_size: BatchSize = None,
@@ -104,8 +77,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train or load, sample, measure: one record for each method, NFE and seed."""
-    import json
-
     from cmbench import session
 
     chosen = session.choose_methods(method)  # before torch is imported: a typo is answered at once
@@ -115,7 +86,7 @@ def run(
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out, samples, batch_size,
-            protocol, weights, precision, not offline, progress.training,
+            protocol, weights, precision, not offline, progress.training, against,
         )  # fmt: skip
         workshop = session.open_workshop(options)
         sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
@@ -131,11 +102,7 @@ def run(
     stored = sum(not outcome.computed for outcome in outcomes)
     if stored:
         console.say(f"{stored} of {len(outcomes)} records were there already (--force computes them again)")
-    found = [outcome.record for outcome in outcomes]
-    if as_json:
-        print(json.dumps([record.to_json() for record in found], indent=1))
-    else:
-        _show(found)
+    console.show_records([outcome.record for outcome in outcomes], as_json)
 
 
 @app.command(cls=MultiValue)
@@ -244,40 +211,33 @@ def table(
     from cmbench.report import tables
 
     if published:
-        _print(
+        console.show_tables(
             [tables.build_published(number, columns=columns) for number in ([paper] if paper else [1, 2])],
             format,
         )
         return
     found = records.read(out)
-    if dataset:
-        made = [tables.build(found, dataset=name, columns=columns) for name in dataset]
+    names = dataset or (list(dict.fromkeys(row.dataset for row in figures.load(paper))) if paper else None)
+    if names:
+        made = [tables.build(found, dataset=name, columns=columns) for name in names]
     else:
         made = tables.build_all(found, columns=columns)
-        if paper:
-            names = {row.dataset for row in figures.load(paper)}
-            made = [tables.build(found, dataset=name, columns=columns) for name in sorted(names)]
     if not made:
         console.say(tables.HINT)
         return
-    _print(made, format)
+    console.show_tables(made, format)
 
 
-def _print(made: list[Any], format: str) -> None:
-    from cmbench.report.render import render
+@app.command("records")
+def records_(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
+    out: Out = Path("results"),
+) -> None:
+    """Every record as one row with all its figures, as CSV: for pandas and spreadsheets."""
+    from cmbench.report.frame import frame
 
-    shown = render(made, format)
-    if isinstance(shown, str):
-        print(shown, end="")
-    else:
-        console.out.print(shown)
-
-
-def _show(found: list[Any]) -> None:
-    from cmbench.report import tables
-
-    names = list(dict.fromkeys(record.dataset for record in found))
-    _print([tables.build(found, dataset=name, published=()) for name in names], "rich")
+    made = frame(_records(out))
+    print(made.to_json(orient="records", indent=1) if as_json else made.to_csv(index=False), end="")
 
 
 app.add_typer(figure_app, name="figure")
@@ -352,6 +312,9 @@ def doctor(
         print(checks.as_json(findings))
     else:
         console.out.print(checks.as_table(findings))
+
+
+cli_metrics.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -38,6 +38,7 @@ class Options:
     precision: str | None = None
     download: bool = True
     begin: Begin = field(default=lambda _title: lambda _progress: None)
+    against: str | None = None
 
 
 def choose_methods(names: Sequence[str]) -> list[Method]:
@@ -93,11 +94,15 @@ def open_sweep(options: Options, workshop: Workshop, **callbacks: object) -> "Sw
     """The benchmark over an open workshop."""
     from cmbench.benchmark import Sweep
     from cmbench.metrics.engine import Engine
+    from cmbench.metrics.library import with_reference
 
     common = workshop.common
     batch = options.batch_size or common.batch_size
+    protocol = choose_protocol(options.protocol or common.protocol, options.precision)
+    if options.against:
+        protocol = with_reference(protocol, options.against, workshop.images.name, options.download)
     engine = Engine.open(
-        choose_protocol(options.protocol or common.protocol, options.precision),
+        protocol,
         device=workshop.device,
         weights=options.weights,
         download=options.download,

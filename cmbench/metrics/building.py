@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def find(
     if path is not None:
         return _from_file(engine, spec, path)
     if data is not None and (spec.file is None or spec.rebuild):
-        built = _from_data(engine, spec, data, progress)
+        built = from_data(engine, spec, data, progress)
         note = f"reference computed from {data.title}: {absent}" if absent else None
         return dataclasses.replace(built, note=note)
     return Reference(
@@ -104,22 +104,30 @@ def _from_file(engine: "Engine", spec: ReferenceSpec, path: Path) -> Reference:
     return Reference(spec.name, {name: layers[name] for name in needed if name in layers}, provenance)
 
 
-def _from_data(
-    engine: "Engine",
-    spec: ReferenceSpec,
-    data: "ImageData",
-    progress: Callable[[int, int], None] | None,
-) -> Reference:
-    needed = engine.reference_layers()
-    # Everything that moves its features, and nothing else: protocols that agree on these share the file.
-    identity = {
+def _identity(engine: "Engine", data: "ImageData") -> dict[str, Any]:
+    """Everything that moves its features, and nothing else: protocols that agree on these share the file."""
+    return {
         "fingerprint": data.fingerprint,
         "extractors": [dataclasses.asdict(x) for x in engine.protocol.extractors if x.name in engine.weights],
         "weights": engine.weights,
         "arithmetic": [engine.protocol.precision, engine.protocol.compile, engine.batch_size],
-        "layers": needed,
+        "layers": engine.reference_layers(),
     }
-    path = cache_dir() / "references" / f"{data.name}-{fingerprint(identity)}.npz"
+
+
+def place(engine: "Engine", data: "ImageData") -> Path:
+    """Where the statistics of a data set are kept once they are computed."""
+    return cache_dir() / "references" / f"{data.name}-{fingerprint(_identity(engine, data))}.npz"
+
+
+def from_data(
+    engine: "Engine",
+    spec: ReferenceSpec,
+    data: "ImageData",
+    progress: Callable[[int, int], None] | None = None,
+) -> Reference:
+    """The statistics of the data set itself, computed now or cached before; arguments as for :func:`find`."""
+    needed, identity, path = engine.reference_layers(), _identity(engine, data), place(engine, data)
     if path.is_file():
         return dataclasses.replace(references.read(path)[0], name=spec.name)
     folder = path.with_suffix(".parts")

@@ -12,7 +12,7 @@ from torch import Tensor
 from cmbench.errors import CmbenchError, UsageError, WorkError, unknown
 from cmbench.metrics import building, shards
 from cmbench.metrics.extractors import Extractor, definition, open_extractor
-from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, Case, figures
+from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, Case, Measurement, figures
 from cmbench.metrics.protocols import MetricSpec, Protocol
 from cmbench.metrics.quantize import quantize
 from cmbench.metrics.references import Reference
@@ -217,6 +217,10 @@ class Engine:
     # --- metrics ---------------------------------------------------------------------------------
 
     def compute(self, shard: Shard, reference: Reference) -> dict[str, Metric]:
+        """The metrics of :meth:`measure` alone."""
+        return dict(self.measure(shard, reference).metrics)
+
+    def measure(self, shard: Shard, reference: Reference) -> Measurement:
         """All figures of the protocol, in its order; what cannot be computed says why.
 
         Args:
@@ -224,15 +228,18 @@ class Engine:
             reference: from :meth:`reference`.
         """
         self.flush(shard)
-        out: dict[str, Metric] = {}
+        metrics: dict[str, Metric] = {}
+        influences: dict[str, NDArray[Any]] = {}
         for spec in self.protocol.metrics:
             try:
-                out |= self._figures(spec, shard, reference)
+                part = self._figures(spec, shard, reference)
+                metrics |= part.metrics
+                influences |= part.influences
             except CmbenchError as error:
-                out |= {key: Metric.missing(str(error)) for key in spec.titles}
-        return out
+                metrics |= {key: Metric.missing(str(error)) for key in spec.titles}
+        return Measurement(metrics, influences)
 
-    def _figures(self, spec: MetricSpec, shard: Shard, reference: Reference) -> dict[str, Metric]:
+    def _figures(self, spec: MetricSpec, shard: Shard, reference: Reference) -> Measurement:
         layer = self._layer(spec)
         if spec.extractor in self.missing:
             raise WorkError(self.missing[spec.extractor])

@@ -1,11 +1,12 @@
 """From features and statistics to figures: one short function per kind of metric."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cmbench.errors import WorkError
 from cmbench.metrics.cmmd import cmmd
@@ -27,8 +28,9 @@ from cmbench.metrics.references import Float64, Statistics, drawn
 from cmbench.metrics.shards import Features, LayerState
 from cmbench.metrics.uncertainty import (
     Interval,
-    fid_interval,
-    inception_score_interval,
+    fid_influence,
+    inception_score_influence,
+    normal_interval,
     precision_interval,
     recall_interval,
 )
@@ -36,7 +38,12 @@ from cmbench.records import Metric
 
 NO_REFERENCE = frozenset({"inception-score", "diversity"})
 KEEPS_REFERENCE = frozenset({"kid", "precision-recall", "density-coverage", "cmmd", "authpct"})
-KEEPS_SAMPLES = KEEPS_REFERENCE | {"inception-score", "fid-infinity", "diversity"}
+# A Fréchet distance alone would need moments only; its uncertainty takes the features of every sample.
+KEEPS_SAMPLES = KEEPS_REFERENCE | {"frechet", "inception-score", "fid-infinity", "diversity"}
+
+Influences = Mapping[str, NDArray[Any]]
+"""What paired comparison needs of each figure (see :mod:`cmbench.metrics.paired`): influence values float32 [N]
+of the Fréchet distance and the Inception Score, flags bool [N] of precision and [M] of recall."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,26 @@ class Case:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, its standard deviation if the metric gives one, and a 95 % interval if one can be had."""
+    """A value, its standard deviation if the metric gives one, and a 95 % interval if one can be had.
+
+    ``influence``: see :data:`Influences`; None for figures without.
+    """
 
     value: float
     std: float | None = None
     interval: Interval | None = None
+    influence: NDArray[Any] | None = None
 
 
-def figures(spec: MetricSpec, case: Case, notes: tuple[str, ...] = ()) -> dict[str, Metric]:
+@dataclass(frozen=True)
+class Measurement:
+    """Figures by their names in records, and the influences of the samples on those that have them."""
+
+    metrics: Mapping[str, Metric]
+    influences: Influences = field(default_factory=dict)
+
+
+def figures(spec: MetricSpec, case: Case, notes: tuple[str, ...] = ()) -> Measurement:
     """The figures of one metric.
 
     Args:
@@ -93,27 +112,32 @@ def figures(spec: MetricSpec, case: Case, notes: tuple[str, ...] = ()) -> dict[s
     if spec.kind == "frechet" and n <= D:
         notes = (*notes, f"{n} samples in {D} dimensions: their covariance is singular")
     note = "; ".join(notes) or None
-    out = {}
+    metrics, influences = {}, {}
     for key, figure in zip(spec.titles, _KINDS[spec.kind](case), strict=True):
         if not np.isfinite(figure.value):
             raise WorkError(f"the result is {figure.value}")
         interval = figure.interval
         std = figure.std if figure.std is not None or interval is None else interval.std
         low, high = (None, None) if interval is None else (interval.low, interval.high)
-        out[key] = Metric(float(figure.value), std, low, high, note=note)
-    return out
+        metrics[key] = Metric(float(figure.value), std, low, high, note=note)
+        if figure.influence is not None:
+            influences[key] = figure.influence
+    return Measurement(metrics, influences)
 
 
 def _frechet(case: Case) -> list[Figure]:
     moments, known = case.samples.moments(), case.known
     distance = frechet_distance(known.mean, known.covariance, moments.mean, moments.covariance())
     rows = case.samples.rows()
-    if len(rows) < moments.n:  # an interval takes the features of every sample
+    if len(rows) < moments.n:  # some are folded into the moments
         return [Figure(distance)]
     try:
-        return [Figure(distance, interval=fid_interval(distance, rows, known.mean, known.covariance))]
+        influence = fid_influence(rows, known.mean, known.covariance)
     except WorkError:  # the distance of collapsed samples exists and its derivative does not
         return [Figure(distance)]
+    free = normal_interval(distance, influence)
+    interval = Interval(free.std, max(free.low, 0.0), free.high)
+    return [Figure(distance, interval=interval, influence=influence.astype(np.float32))]
 
 
 def _inception_score(case: Case) -> list[Figure]:
@@ -129,7 +153,9 @@ def _inception_score(case: Case) -> list[Figure]:
         raise WorkError(f"{count} splits need at least as many samples, there are {N}")
     p = probabilities(logits)
     mean, std = inception_score(p, splits)
-    return [Figure(mean, std if splits.max() > 0 else None, inception_score_interval(p, splits))]
+    influence = inception_score_influence(p, splits)
+    interval = normal_interval(mean, influence)
+    return [Figure(mean, std if splits.max() > 0 else None, interval, influence.astype(np.float32))]
 
 
 def _kid(case: Case) -> list[Figure]:
@@ -149,8 +175,8 @@ def _precision_recall(case: Case) -> list[Figure]:
     k = case.settings["k"]
     flags = precision_recall(samples, reference, k=k, reference_radii=radii, device=case.device)
     return [
-        Figure(flags.precision, interval=precision_interval(flags.precise)),
-        Figure(flags.recall, interval=recall_interval(flags.recalled, len(samples))),
+        Figure(flags.precision, None, precision_interval(flags.precise), flags.precise),
+        Figure(flags.recall, None, recall_interval(flags.recalled, len(samples)), flags.recalled),
     ]
 
 

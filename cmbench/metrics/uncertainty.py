@@ -53,7 +53,8 @@ def fid_influence(features: object, mu: Float64, sigma: Float64) -> Float64:
     derivative of 2 tr (sigma1 sigma)^½ is T), ``phi(x) = 2 (mu1 - mu)·z + z·(1 - T) z`` less its mean.
 
     Measured against repeated draws, the standard deviation that follows is 0.96 to 1.27 times the true one where
-    the distance is well above its bias, and up to 1.5 times too wide where all of it is bias; never more than 4 % too narrow, even for n below D.
+    the distance is well above its bias, and up to 1.5 times too wide where all of it is bias; never more than
+    4 % too narrow, even for n below D.
 
     Raises:
         UsageError: unlike dimensions.

@@ -65,23 +65,28 @@ class Measured:
         return str(titles.get(metric, default)) if isinstance(titles, Mapping) else default
 
 
-BY_SEED = {"seed", "checkpoint"}
+BY_SEED = {"seed", "checkpoint", "content"}
 """Entries of an identity that differ between runs of different seeds."""
 
 
 def over_seeds(records: Iterable[Record]) -> list[Measured]:
     """Gather the records whose identity differs in nothing but the seed.
 
-    That is its entries ``seed`` and ``checkpoint`` (trained with that seed; how it was trained stands in
-    ``training``). Anything else that differs (recipe, protocol, samples) makes another row, so that a mean is never
-    taken over unlike runs.
+    That is its entries ``seed``, ``checkpoint`` (trained with that seed; how it was trained stands in ``training``)
+    and ``content`` (of samples made elsewhere). Anything else that differs (recipe, protocol, samples) makes another
+    row, so that a mean is never taken over unlike runs; so do two records of one seed.
     """
     found: dict[Any, list[Record]] = {}
     for record in records:
         shared = fingerprint({key: value for key, value in record.identity.items() if key not in BY_SEED})
         key = (record.dataset, record.method, record.label, record.group, record.nfe, record.samples)
         found.setdefault((*key, record.protocol_fingerprint, shared), []).append(record)
-    return [_measured(sorted(group, key=lambda record: record.seed)) for group in found.values()]
+    rows: list[Measured] = []
+    for group in found.values():
+        ordered = sorted(group, key=lambda record: record.seed)
+        once = len({record.seed for record in group}) == len(group)
+        rows += [_measured(ordered)] if once else [_measured([record]) for record in ordered]
+    return rows
 
 
 def _measured(records: Sequence[Record]) -> Measured:
@@ -107,8 +112,9 @@ def telling(rows: Sequence[Measured]) -> list[str]:
     Entries of entries are named with dots: ``recipe.steps``.
     """
     flat = [_flatten(row.first.identity) for row in rows]
-    names = sorted({name for entries in flat for name in entries} - BY_SEED)
-    return [name for name in names if len({entries.get(name) for entries in flat}) > 1][:3]
+    names = sorted({name for entries in flat for name in entries}, key=lambda name: (name in BY_SEED, name))
+    differ = [name for name in names if len({entries.get(name) for entries in flat}) > 1]
+    return [name for name in differ if name not in BY_SEED][:3] or differ[:3]
 
 
 def described(row: Measured, names: Sequence[str]) -> str:
