@@ -18,6 +18,7 @@ from cmbench.workshop import Need, Workshop
 
 if TYPE_CHECKING:
     from cmbench.checkpoints import Checkpoint
+    from cmbench.metrics.references import Reference
 
 PREVIEW = 64  # samples kept as a picture beside each record
 
@@ -127,12 +128,18 @@ class Sweep:
         return Outcome(record, computed=True)
 
     def _complete(self, stored: Record) -> bool:
-        return set(stored.environment.get("missing", ())) <= self._missing()
+        missed = set(stored.environment.get("missing", ()))
+        return not missed or missed <= self._missing()
 
     def _missing(self) -> set[str]:
         """What metrics cannot be computed for want of: extractors, the reference."""
-        absent = {"reference"} if self.engine.reference(self.workshop.images).missing else set()
+        absent = {"reference"} if self._reference().missing else set()
         return absent | set(self.engine.missing)
+
+    def _reference(self) -> "Reference":
+        images = self.workshop.images
+        title = f"reference features of {images.title}"
+        return self.engine.reference(images, lambda done, total: self.on_samples(title, done, total))
 
     def _measure(self, plan: Plan, checkpoint: "Checkpoint", shards: Path) -> Record:
         shop, engine, device = self.workshop, self.engine, self.workshop.device
@@ -140,7 +147,7 @@ class Sweep:
         network = checkpoint.network(device)
         sampler = plan.method.sampler(Model(network, head.noise), shop.recipe(plan.method), plan.nfe)
         source = Source(sampler, head.shape, head.classes, plan.seed, device)
-        reference = engine.reference(shop.images)
+        reference = self._reference()
 
         ranges = shard_ranges(self.samples, shop.common.shard)
         counter = EvaluationCounter(network)

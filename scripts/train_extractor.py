@@ -51,7 +51,7 @@ SETTINGS = {
     "cifar10": Settings(
         "cifar10-resnet",
         Architecture(3, 32, (16, 32, 64), 3),
-        40,
+        10,
         128,
         0.2,
         shift=4,

@@ -58,7 +58,7 @@ def test_what_is_trained_is_not_trained_again(trained):
 
 @pytest.mark.parametrize(
     "setting",
-    ["cd.points=12", "cd.fit.steps=41", "cd.metric=l1", "network.width=24", "noise.sigma_max=70", "edm.fit.steps=41",
+    ["cd.points=11", "cd.fit.steps=41", "cd.metric=l1", "network.width=24", "noise.sigma_max=70", "edm.fit.steps=41",
      "edm.dropout=0.1", "cd.fit.learning_rate=0.002", "cd.seed=5", "edm.seed=5"],
 )  # fmt: skip
 def test_everything_that_moves_the_weights_is_in_the_key(tmp_path, setting: str):
@@ -66,7 +66,7 @@ def test_everything_that_moves_the_weights_is_in_the_key(tmp_path, setting: str)
 
 
 @pytest.mark.parametrize(
-    "setting", ["ct.s1=30", "samples=77", "shard=50", "batch_size=3", "cd.target_ema=0.9"]
+    "setting", ["ct.s1=30", "samples=77", "shard=50", "batch_size=3", "cd.target_ema=0.0"]
 )
 def test_what_does_not_move_the_weights_is_not(tmp_path, setting: str):
     """Of another method, of sampling, or the preset's own value said again."""

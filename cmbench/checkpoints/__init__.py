@@ -61,6 +61,7 @@ class Checkpoint:
 
     def network(self, device: "Device | str" = "cpu") -> "nn.Module":
         """Build the network and load its weights, in evaluation mode, on ``device``."""
+        import torch
         from safetensors.torch import load_file
 
         from cmbench.networks import build
@@ -71,7 +72,7 @@ class Checkpoint:
             network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
         except RuntimeError as error:
             raise WorkError(f"{self.path}: weights do not fit the network of its header: {error}") from error
-        return network.to(device).eval().requires_grad_(False)
+        return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def save(path: Path, network: "nn.Module", header: Header) -> Checkpoint:

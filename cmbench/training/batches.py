@@ -68,4 +68,5 @@ class Batches:
         if self.flip:
             flipped = torch.rand(len(x), device=self.device, generator=generator) < 0.5
             x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
+        x = x.contiguous(memory_format=torch.channels_last)
         return x, None if self._labels is None else self._labels[where]
