@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cmbench import console
-from cmbench.errors import UsageError
+from cmbench.errors import UsageError, WorkError
 from cmbench.options import (
     Against,
     BatchSize,
@@ -33,6 +33,7 @@ reference_app = typer.Typer(no_args_is_help=True, help="Reference statistics: bu
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(cls=MultiValue)(score)
+    app.command(cls=MultiValue)(verify)
     app.command("protocols", cls=MultiValue)(show_protocols)
     app.add_typer(reference_app, name="reference")
 
@@ -279,6 +280,35 @@ def _show_sensitivity(found: Any, titles: dict[str, str]) -> None:
             title = ""
     console.show_rows(("metric", "quantiser", "resize", "value", "difference from the first"), rows)
     console.say("±: standard error over the pairs of samples")
+
+
+def verify(
+    full: Annotated[
+        bool, typer.Option("--full", help="Also compare with SciPy and torch-fidelity, on the same inputs.")
+    ] = False,
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Known inputs through this installation's metrics: does it compute what it should?"""
+    from cmbench import verify as checks
+
+    found = list(checks.run(full=full, weights=weights))
+    if as_json:
+        console.show_json([check.to_json() for check in found])
+    else:
+        words = {True: "ok", False: "FAILED", None: "-"}
+        rows = [
+            (check.name, _shown(check.expected), _shown(check.got), f"{check.tolerance:g}", words[check.ok])
+            for check in found
+        ]
+        console.show_rows(("check", "expected", "got", "tolerance", "ok"), rows)
+    failed = [check.name for check in found if check.ok is False]
+    if failed:
+        raise WorkError(f"{len(failed)} of {len(found)} checks failed: {', '.join(failed)}")
+
+
+def _shown(values: Any) -> str:
+    return values if isinstance(values, str) else " ".join(f"{value:.6g}" for value in values)
 
 
 def _describe_protocols(name: str | None, as_json: bool) -> None:

@@ -18,10 +18,8 @@ SMALL = 200
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CMBENCH_CACHE", str(tmp_path / "cache"))
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CMBENCH_OFFLINE", "1")
-    return tmp_path / "cache"
 
 
 @pytest.fixture
