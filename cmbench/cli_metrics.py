@@ -126,7 +126,11 @@ def reference_build(
     with console.bars() as progress:
         title = f"{images.title}, protocol {engine.protocol.name}"
         made = library.build(
-            engine, images, to=to, force=force, progress=lambda done, all_: progress.advance(title, done, all_)
+            engine,
+            images,
+            to=to,
+            force=force,
+            progress=lambda done, all_: progress.advance(title, done, all_),
         )
     print(made)
 
@@ -255,15 +259,15 @@ def show_protocols(
                 "their own size (give float images, or --method and --nfe)"
             )
         shown = progress.counted("samples", batches, total)
-        found = sensitivity.measure(
-            engines, quantizers, shown, workshop.images, progress.advance
-        )
+        found = sensitivity.measure(engines, quantizers, shown, workshop.images, progress.advance)
     if as_json:
         console.show_json([row.to_json() for row in found])
         return
     _show_sensitivity(found, chosen.metric_titles)
     if not floats:
-        console.say("uint8 samples are quantised already: float images, or --method, show what the quantiser moves")
+        console.say(
+            "uint8 samples are quantised already: float images, or --method, show what the quantiser moves"
+        )
 
 
 def _show_sensitivity(found: Any, titles: dict[str, str]) -> None:

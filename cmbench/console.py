@@ -125,7 +125,9 @@ class Bars:
             self._tasks[title] = (task, done / total)
             say(f"{title}: {done}/{total}  {detail}".rstrip())
 
-    def counted(self, title: str, batches: "Iterable[tuple[int, T]]", total: int) -> "Iterator[tuple[int, T]]":
+    def counted(
+        self, title: str, batches: "Iterable[tuple[int, T]]", total: int
+    ) -> "Iterator[tuple[int, T]]":
         """The batches ``(first index, items)`` as they are, shown as they pass."""
         for first, batch in batches:
             yield first, batch

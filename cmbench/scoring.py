@@ -150,9 +150,7 @@ class Scoring:
         if len(self.images) < 2:
             raise UsageError(f"{self.images.title} holds one image: statistics take at least two")
         if not 2 <= self.samples <= len(self.images):
-            raise UsageError(
-                f"--samples {self.samples}: {self.images.title} holds {len(self.images)} images"
-            )
+            raise UsageError(f"--samples {self.samples}: {self.images.title} holds {len(self.images)} images")
         if self.images.shape[1:] != self.known.shape[1:]:
             own, wanted = (" × ".join(map(str, data.shape[1:])) for data in (self.images, self.known))
             raise UsageError(
@@ -193,10 +191,9 @@ class Scoring:
             self.known, lambda done, total: self.on_samples(f"reference {self.known.title}", done, total)
         )
         missing = set(self.engine.missing) | ({"reference"} if reference.missing else set())
-        described = {"label": of.label, "group": of.group, "reference": of.reference}
         stored = None if force else records.find(self.out, key)
         if stored is not None and set(stored.environment.get("missing", ())) <= missing:
-            corrected = replace(stored, **described)
+            corrected = replace(stored, label=of.label, group=of.group, reference=of.reference)
             if corrected != stored:
                 records.write(self.out, corrected)
             return Outcome(corrected, computed=False)
@@ -210,7 +207,9 @@ class Scoring:
         comparing.write(self.out, key, measured.influences)
         record = Record(
             method=of.method,
-            **described,
+            label=of.label,
+            group=of.group,
+            reference=of.reference,
             dataset=self.known.name,
             nfe=of.nfe,
             nfe_counted=float(of.nfe),

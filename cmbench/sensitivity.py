@@ -128,7 +128,8 @@ def open_engines(protocol: Protocol, **options: Any) -> dict[str, Engine]:
     engines = {}
     for mode in modes:
         extractors = tuple(
-            spec if spec.resize == "none" else dataclasses.replace(spec, resize=mode) for spec in protocol.extractors
+            spec if spec.resize == "none" else dataclasses.replace(spec, resize=mode)
+            for spec in protocol.extractors
         )
         varied = dataclasses.replace(
             protocol, extractors=extractors, references={"*": ReferenceSpec("training set")}
@@ -174,7 +175,11 @@ def stored(path: Path, count: int | None, batch: int) -> tuple[Batches, int, boo
     floats = _floats(path) if path.suffix == ".npz" and path.is_file() else None
     if floats is not None:
         total = min(count or len(floats), len(floats))
-        return ((i, torch.from_numpy(floats[i : min(i + batch, total)])) for i in range(0, total, batch)), total, True
+        return (
+            ((i, torch.from_numpy(floats[i : min(i + batch, total)])) for i in range(0, total, batch)),
+            total,
+            True,
+        )
     from cmbench.data import open_images
 
     images = open_images(path)
@@ -200,6 +205,8 @@ def _floats(path: Path) -> "np.ndarray[Any, Any] | None":
         raise UsageError(f"{path}: float images are [N, H, W, C] or [N, C, H, W], not {list(array.shape)}")
     low, high = float(array.min()), float(array.max())
     if not (-2 <= low < 0 and high <= 2):  # samplers overshoot [-1, 1] a little; NaN fails as well
-        raise UsageError(f"{path}: float images lie in [-1, 1], and these in [{low:g}, {high:g}]: rescale them")
+        raise UsageError(
+            f"{path}: float images lie in [-1, 1], and these in [{low:g}, {high:g}]: rescale them"
+        )
     array = array if array.shape[1] in (1, 3) else array.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(array, np.float32)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,11 @@ def run(*, full: bool = False, weights: Path | None = None) -> Iterator[Check]:
         full: also compare with independent implementations (SciPy, torch-fidelity), which takes longer.
         weights: the user's Inception weights; by default those in the cache.
     """
-    for name, expected, tolerance, compute in (*_closed_forms(), *_golden(), *(_independent() if full else ())):
+    for name, expected, tolerance, compute in (
+        *_closed_forms(),
+        *_golden(),
+        *(_independent() if full else ()),
+    ):
         yield _check(name, expected, tolerance, compute)
     yield _inception(full, weights)
 
@@ -86,11 +91,15 @@ def _closed_forms() -> Iterator[Case]:
     yield "rounding to uint8", (0, 64, 128, 191, 255, 255), 0, lambda: quantize(levels, "round")
 
     step = torch.tensor([0, 100], dtype=torch.uint8).expand(1, 1, 2, 2)
-    for mode, row in (("tf1-bilinear", (0, 50, 100, 100)), ("half-pixel-bilinear", (0, 25, 75, 100))):
-        yield f"resize {mode}", row, 0, lambda mode=mode: resize(step, 4, mode)[0, 0, 0]
-    # Catmull-Rom's weights: 111/128 at a distance of 1/4 pixel, 29/128 at 3/4, -9/128 at 5/4; what falls below 0 is cut.
+
+    def enlarged(mode: str) -> torch.Tensor:
+        return resize(step, 4, mode)[0, 0, 0]
+
+    yield "resize tf1-bilinear", (0, 50, 100, 100), 0, partial(enlarged, "tf1-bilinear")
+    yield "resize half-pixel-bilinear", (0, 25, 75, 100), 0, partial(enlarged, "half-pixel-bilinear")
+    # Catmull-Rom's weights are 111/128 at a distance of 1/4 pixel, 29/128 at 3/4, -9/128 at 5/4; below 0 is cut.
     cubic = (0, 100 * 29 / 140, 100 * 111 / 140, 100 * 111 / 102)
-    yield "resize pil-bicubic", cubic, 1e-6, lambda: resize(step, 4, "pil-bicubic")[0, 0, 0]
+    yield "resize pil-bicubic", cubic, 1e-6, partial(enlarged, "pil-bicubic")
 
     def moments() -> tuple[float, float]:
         total = Moments(1)
@@ -160,10 +169,10 @@ def _golden() -> Iterator[Case]:
     )
     found: list[Measurement] = []
 
-    def halves() -> Measurement:
+    def half(key: str) -> float | None:
         if not found:
             found.append(_halves(engine, digits))
-        return found[0]
+        return found[0].metrics[key].value
 
     # Features differ between processors by about 1e-6, which KID, a difference of near values, enlarges; a flag of
     # precision or recall may turn where distances nearly agree.
@@ -174,7 +183,7 @@ def _golden() -> Iterator[Case]:
         ("recall", "Rec-digits, first half against second", 694 / 899, 3e-3),
         ("kid", "KID-digits, first half against second", 0.01858214, 5e-3),
     ):
-        yield title, (value,), tolerance, lambda key=key: halves().metrics[key].value
+        yield title, (value,), tolerance, partial(half, key)
 
 
 def _measure_rows(engine: Engine, images: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -217,9 +226,11 @@ def _independent() -> Iterator[Case]:
     def apart(a: Any, b: Any) -> Any:
         return np.square(a[:, None] - b[None]).sum(-1)
 
-    radii = [np.sort(apart(z, z), axis=1)[:, 3] for z in (x, y)]
-    between = apart(x, y)
-    counted = (between <= radii[1]).any(1).mean(), (between.T <= radii[0]).any(1).mean()
+    def inside(points: Any, others: Any) -> float:
+        radii = np.sort(apart(others, others), axis=1)[:, 3]
+        return float((apart(points, others) <= radii).any(1).mean())
+
+    counted = inside(x, y), inside(y, x)
 
     def shares() -> tuple[float, float]:
         found = precision_recall(x, y, k=3)
@@ -230,7 +241,12 @@ def _independent() -> Iterator[Case]:
     from torch_fidelity.metric_kid import kid_features_to_metric
 
     theirs = kid_features_to_metric(
-        torch.from_numpy(x), torch.from_numpy(y), kid_subsets=10, kid_subset_size=100, rng_seed=2020, verbose=False
+        torch.from_numpy(x),
+        torch.from_numpy(y),
+        kid_subsets=10,
+        kid_subset_size=100,
+        rng_seed=2020,
+        verbose=False,
     )
     values = theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"]
     yield "KID, torch-fidelity", values, 1e-7, lambda: kid(x, y, subsets=10, size=100, seed=2020)

@@ -69,9 +69,7 @@ def test_build_list_show(cmbench: Commands, cache: Path) -> None:
     assert "digits-cnn" in cmbench("reference", "show", path).out
 
 
-def test_a_run_uses_what_was_built(
-    cmbench: Commands, samples: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_uses_what_was_built(cmbench: Commands, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cmbench("reference", "build", "-d", "digits")
     built = cmbench("reference", "list", "--json").out
     assert cmbench("score", samples, *WORDS).status == 0
@@ -81,7 +79,9 @@ def test_a_run_uses_what_was_built(
 def test_a_file_of_ones_own_as_reference(cmbench: Commands, samples: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     half.mkdir()
-    np.savez(half / "half.npz", arr_0=DIGITS.load(None, False).read(np.arange(900, 1797)).transpose(0, 2, 3, 1))
+    np.savez(
+        half / "half.npz", arr_0=DIGITS.load(None, False).read(np.arange(900, 1797)).transpose(0, 2, 3, 1)
+    )
     protocol = tmp_path / "any.toml"
     protocol.write_text('base = "digits"\n[references."*"]\nname = "images"\n')
     words = ("-d", "images", "--data", half / "half.npz", "--protocol", protocol)
@@ -164,7 +164,9 @@ def test_what_an_adm_file_lacks_is_said(
     assert "no statistics of inception-v3/spatial: sFID cannot be computed" in done.err
     assert "no features of inception-v3/pool3: Precision, Recall cannot be computed" in done.err
     images = np.zeros((3, 64, 64, 3), np.uint8)
-    np.savez(tmp_path / "full.npz", mu=mu, sigma=sigma, mu_s=mu[:2023], sigma_s=sigma[:2023, :2023], arr_0=images)
+    np.savez(
+        tmp_path / "full.npz", mu=mu, sigma=sigma, mu_s=mu[:2023], sigma_s=sigma[:2023, :2023], arr_0=images
+    )
     full = cmbench("reference", "import", "full.npz", "--protocol", "adm", "-d", "imagenet64")
     assert full.status == 0 and full.err.splitlines() == ["used by adm on imagenet64"]
     shown = json.loads(cmbench("reference", "list", "--json").out)

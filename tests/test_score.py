@@ -170,9 +170,7 @@ def test_a_killed_measurement_goes_on_from_its_last_shard(
         ("imagenet64", "DFNO", "Diffusion + Distillation", "Zheng et al., 2022"),
     ],
 )
-def test_methods_of_the_papers_tables_are_known(
-    dataset: str, label: str, group: str, reference: str
-) -> None:
+def test_methods_of_the_papers_tables_are_known(dataset: str, label: str, group: str, reference: str) -> None:
     of = scoring.system(dataset, label, 1)
     assert (of.group, of.reference) == (group, reference)
     mine = scoring.system(dataset, label, 1, group="Mine", reference="me")
@@ -218,7 +216,9 @@ def broken(path: Path, pixels: Pixels, kind: str) -> Path:
         return path
     if kind in ("floats", "truncated", "text", "keys"):
         file = path.with_suffix(".npz")
-        np.savez(file, **{"weights" if kind == "keys" else "arr_0": pixels / 255 if kind == "floats" else pixels})
+        np.savez(
+            file, **{"weights" if kind == "keys" else "arr_0": pixels / 255 if kind == "floats" else pixels}
+        )
         if kind == "truncated":
             file.write_bytes(file.read_bytes()[:-3000])
         if kind == "text":
@@ -323,4 +323,6 @@ def test_fewer_samples_than_dimensions_are_noted(cmbench: Commands, tmp_path: Pa
     few = tmp_path / "few.npz"
     np.savez(few, arr_0=pixels[:40])
     cmbench("score", few, *WORDS)
-    assert "40 samples in 64 dimensions: their covariance is singular" in (the_record().metrics["fid"].note or "")
+    assert "40 samples in 64 dimensions: their covariance is singular" in (
+        the_record().metrics["fid"].note or ""
+    )

@@ -39,7 +39,13 @@ def test_every_protocol_is_listed_and_described(cmbench: Commands) -> None:
     assert one["fingerprint"] == protocols.get("adm").fingerprint
     assert protocols.from_json({key: one[key] for key in one if key != "fingerprint"}) == protocols.get("adm")
     shown = cmbench("protocols", "adm").out
-    for fact in ("quantizer: truncate", "resize: tf1-bilinear", "split_size: 5000", "weights: 6726825d", "k: 3"):
+    for fact in (
+        "quantizer: truncate",
+        "resize: tf1-bilinear",
+        "split_size: 5000",
+        "weights: 6726825d",
+        "k: 3",
+    ):
         assert fact in shown
     assert all(name in cmbench("protocols").out for name in protocols.names())
     wrong = cmbench("protocols", "admm")
@@ -59,7 +65,9 @@ def test_quantisers_are_compared_on_float_samples(cmbench: Commands, floats: Pat
     images = np.load(floats)["arr_0"]
     for row, offset in ((first, 128.0), (second, 127.5)):
         np.savez(tmp_path / "u.npz", arr_0=(images * 127.5 + offset).clip(0, 255).astype(np.uint8))
-        scored = cmbench("score", "u.npz", "-d", "digits", "--label", "x", "--nfe", "1", "--json", "--out", str(offset))
+        scored = cmbench(
+            "score", "u.npz", "-d", "digits", "--label", "x", "--nfe", "1", "--json", "--out", str(offset)
+        )
         metrics = json.loads(scored.out)[0]["metrics"]
         assert row["metrics"]["fid"]["value"] == pytest.approx(metrics["fid"]["value"], rel=1e-9)
         assert row["metrics"]["is"]["value"] == pytest.approx(metrics["is"]["value"], rel=1e-9)
@@ -127,7 +135,9 @@ def test_ways_of_resizing_are_compared_on_uint8_samples(
         (np.linspace(-1, 1, 6400).reshape(100, 64), "not [100, 64]"),
     ],
 )
-def test_floats_of_another_range_or_shape_are_refused(cmbench: Commands, array: np.ndarray, said: str) -> None:
+def test_floats_of_another_range_or_shape_are_refused(
+    cmbench: Commands, array: np.ndarray, said: str
+) -> None:
     np.savez("f.npz", arr_0=array.astype(np.float32))
     done = cmbench("protocols", "--compare", "f.npz")
     assert done.status == 2 and said in done.error

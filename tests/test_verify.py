@@ -37,7 +37,11 @@ def test_the_table_names_expected_got_and_tolerance(cmbench: Commands) -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "noticed"),
     [
-        ("quantize", lambda images, mode: (images * 127.5 + 127.9).clamp(0, 255).byte(), "truncation to uint8"),
+        (
+            "quantize",
+            lambda images, mode: (images * 127.5 + 127.9).clamp(0, 255).byte(),
+            "truncation to uint8",
+        ),
         ("frechet_distance", lambda *_: 0.0, "Fréchet distance"),
         ("initial_noise", lambda *_: torch.zeros(4), "noise of sample 5, seed 3"),
         ("resize", lambda images, size, mode: torch.full((1, 1, size, size), 50.0), "resize tf1-bilinear"),

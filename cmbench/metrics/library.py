@@ -349,7 +349,9 @@ def take(
         raise UsageError(f"--as {stem}: a plain name is needed, without folders")
     target = folder() / f"{stem.removesuffix('.npz')}.npz"
     if target.exists() and not replace and digest not in (file_hash(target), _converted_from(target)):
-        raise UsageError(f"{target} is there already and differs: --force replaces it, --as gives another name")
+        raise UsageError(
+            f"{target} is there already and differs: --force replaces it, --as gives another name"
+        )
     if path.suffix == ".npz":
         with atomic(target) as temporary:
             shutil.copyfile(path, temporary)
@@ -376,7 +378,9 @@ def _spec(protocol: Protocol, dataset: str | None) -> ReferenceSpec:
             "and use the file with --against"
         )
     if dataset is None and len(by_file) > 1:
-        raise UsageError(f"protocol '{protocol.name}' has several references: say --dataset {', '.join(by_file)}")
+        raise UsageError(
+            f"protocol '{protocol.name}' has several references: say --dataset {', '.join(by_file)}"
+        )
     if dataset is not None and dataset not in by_file:
         raise unknown(f"reference file of protocol '{protocol.name}'", dataset, by_file)
     return by_file[dataset] if dataset is not None else next(iter(by_file.values()))
