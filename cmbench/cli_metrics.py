@@ -33,6 +33,7 @@ reference_app = typer.Typer(no_args_is_help=True, help="Reference statistics: bu
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(cls=MultiValue)(score)
+    app.command(cls=MultiValue)(compare)
     app.command(cls=MultiValue)(verify)
     app.command("protocols", cls=MultiValue)(show_protocols)
     app.add_typer(reference_app, name="reference")
@@ -75,6 +76,41 @@ def score(
     if not outcome.computed:
         console.say("measured already, nothing was computed (--force measures again)")
     console.show_records([outcome.record], as_json)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A run: method:nfe, as cd:2, or the beginning of a record's key.")],
+    b: Annotated[str, typer.Argument(help="The run to compare it with.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="fid, is, precision, recall; all by default.")
+    ] = None,
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Data set of the runs.")] = "digits",
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Seeds; by default all that both have.")
+    ] = None,
+    samples: Samples = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Name of their protocol.")] = None,
+    out: Out = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Is one run better than another? A paired test over samples of the same seeds."""
+    from cmbench import comparing, records
+
+    chosen = comparing.pairs(
+        records.read(out), a, b, dataset=dataset, seeds=seed, samples=samples, protocol=protocol
+    )
+    results = comparing.compare(out, chosen, metric)
+    if as_json:
+        console.show_json([result.to_json() for result in results])
+        return
+    for result in results:
+        print(result.sentence())
+    first = chosen[0].a
+    seeds = ("seeds " if len(chosen) > 1 else "seed ") + ", ".join(str(pair.a.seed) for pair in chosen)
+    console.say(
+        f"{first.samples:,} samples a run, {seeds}, protocol {first.protocol} "
+        f"({first.protocol_fingerprint[:8]}); ±: standard error over the pairs of samples"
+    )
 
 
 def open_engine(

@@ -70,7 +70,7 @@ def test_an_npz_becomes_a_record_like_any_other(cmbench: Commands, npz: Path) ->
         assert figure.low <= figure.value <= figure.high and figure.std is not None and figure.std > 0
     sheet = np.asarray(Image.open(Path("results") / "previews" / f"{record.key}.png"))
     assert np.array_equal(sheet[:8, 8:16], np.load(npz)["arr_0"][1, ..., 0])
-    assert set(comparing.read(Path("results"), record.key)) == {"fid", "is", "precision", "recall"}
+    assert set(comparing.read(Path("results"), record)) == {"fid", "is", "precision", "recall"}
     assert not list(Path("results/shards").iterdir())
 
 

@@ -13,11 +13,13 @@ from cmbench.report.layout import METRICS
 class Summary:
     """One metric over seeds.
 
-    ``values`` holds the figures of the seeds that have one; ``reasons`` why the others have none.
+    ``values`` holds the figures of the seeds that have one; ``reasons`` why the others have none; ``own`` is the
+    standard deviation that the metric itself gives, where there is one seed.
     """
 
     values: tuple[float, ...]
     reasons: tuple[str, ...]
+    own: float | None = None
 
     @property
     def mean(self) -> float | None:
@@ -100,6 +102,7 @@ def _measured(records: Sequence[Record]) -> Measured:
             name: Summary(
                 tuple(metric.value for metric in metrics if metric.value is not None),
                 tuple(metric.reason for metric in metrics if metric.reason is not None),
+                metrics[0].std if len(metrics) == 1 else None,
             )
             for name, metrics in figures.items()
         },

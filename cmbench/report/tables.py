@@ -29,7 +29,8 @@ def build(
 ) -> Table:
     """The table of one data set: measured rows beside published ones, in the paper's groups.
 
-    - Records that differ only in their seed are one row: mean, standard deviation (ddof 1), number of seeds.
+    - Records that differ only in their seed are one row: mean, standard deviation (ddof 1), number of seeds. With
+      one seed, the standard deviation printed is the metric's own, and a remark says so.
     - A column is a metric under one title (the protocol's ``metric_titles``): figures of other features than
       Inception's never share a column with published ones.
     - Where protocols or sample counts differ between rows, each row has a footnote that names its own.
@@ -168,7 +169,7 @@ def _metric_cell(item: Measured, column: Column) -> Cell:
     if count < seeds:
         why = f"; not computed for the others: {reason}" if reason else ""
         partial = (f"over {count} of {seeds} seeds{why}",)
-    text = number(column.metric, summary.mean, summary.std)
+    text = number(column.metric, summary.mean, summary.std if summary.own is None else summary.own)
     return Cell(text, summary.mean, summary.std, count, notes=partial, reason=reason)
 
 
@@ -202,6 +203,12 @@ def _remarks(measured: Sequence[Measured], published: Sequence[PublishedRow]) ->
         remarks.append(f"measured: {_conditions(measured[0])}")
     if any(len(item.seeds) > 1 for item in measured):
         remarks.append("±: standard deviation over seeds")
+    alone = [item for item in measured if any(one.own is not None for one in item.metrics.values())]
+    if alone:
+        of = " of a single seed" if len(alone) < len(measured) else ""
+        remarks.append(
+            f"±{of}: standard deviation of the figure itself (IS: over splits, else over draws of samples)"
+        )
     paper = dict.fromkeys(row.source for row in published if row.group != LATER)
     if measured and paper:
         remarks.append(f"published: {', '.join(paper)}; Inception features, 50,000 samples")
