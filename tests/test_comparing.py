@@ -37,10 +37,8 @@ def record(label: str = "CD", nfe: int = 1, seed: int = 0, **changes: object) ->
     made = Record(
         method=label.lower(), label=label, group="g", reference="", dataset="digits", nfe=nfe, nfe_counted=nfe,
         seed=seed, samples=100, metrics=figures, protocol="digits", protocol_fingerprint="f" * 16,
-        identity={
-            "method": label, "nfe": nfe, "seed": seed, "protocol": protocol,
-            "samples": changes.get("samples"), "dataset": changes.get("dataset"),
-        },
+        identity={"method": label, "nfe": nfe, "seed": seed, "protocol": protocol,
+                  **{key: changes[key] for key in ("samples", "dataset") if key in changes}},
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Commands
+from tiny_runs import SETTINGS
 
 from cmbench.data import open_dataset
 from cmbench.data.digits import DIGITS
@@ -93,6 +94,29 @@ def test_a_file_of_ones_own_as_reference(cmbench: Commands, samples: Path, tmp_p
     assert fid(whole.out) > 0.05
     fingerprints = {json.loads(done.out)[0]["protocol_fingerprint"] for done in (own, whole)}
     assert len(fingerprints) == 2
+
+
+def test_a_benchmark_run_takes_a_reference_as_well(cmbench: Commands, samples: Path) -> None:
+    words = (
+        "run",
+        "--method",
+        "ddim",
+        "--nfe",
+        "2",
+        "--samples",
+        "80",
+        "--set",
+        *SETTINGS,
+        "--device",
+        "cpu",
+    )
+    statistics = cmbench("reference", "build", "-d", "digits", "--to", "mine.npz").out.strip()
+    plain, own = cmbench(*words, "--json"), cmbench(*words, "--against", statistics, "--json")
+    assert fid(plain.out) == fid(own.out)  # the same statistics, under another name
+    fingerprints = {json.loads(done.out)[0]["protocol_fingerprint"] for done in (plain, own)}
+    assert len(fingerprints) == 2
+    wrong = cmbench(*words, "--against", "nowhere.npz")
+    assert wrong.status == 2 and "there is no reference file nowhere.npz" in wrong.error
 
 
 def test_a_name_in_the_cache_and_the_data_sets_own_name(cmbench: Commands, samples: Path) -> None:
