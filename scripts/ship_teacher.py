@@ -21,7 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="results folder to work in, which a killed run continues from")
+    parser.add_argument(
+        "--out", type=Path, help="results folder to work in, which a killed run continues from"
+    )
     args = parser.parse_args()
     out = args.out or Path(tempfile.mkdtemp())
     with console.bars() as progress:

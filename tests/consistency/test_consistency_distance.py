@@ -57,6 +57,7 @@ def test_unknown_distance_is_named_with_the_nearest():
 
 def test_lpips_without_its_backbone_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("urllib.request._opener", None)  # urllib keeps the proxies of its first call
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
