@@ -223,12 +223,12 @@ def reference_import(
 ) -> None:
     """Check a published statistics file and keep it where protocols find it."""
     from cmbench import session
-    from cmbench.metrics import library
+    from cmbench.metrics import importing
 
     if protocol and name:
         raise UsageError("--protocol and --as both name the file: give one of them")
     chosen = session.choose_protocol(protocol, None) if protocol else None
-    taken = library.take(path, protocol=chosen, dataset=dataset, name=name, replace=force)
+    taken = importing.take(path, protocol=chosen, dataset=dataset, name=name, replace=force)
     for note in taken.notes:
         console.say(note)
     print(taken.path)
