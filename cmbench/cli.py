@@ -92,7 +92,9 @@ def run(
         sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
         outcomes = []
         # All plans before any work: a wrong setting of the last method shows now, not after hours.
-        for plan in list(sweep.plans(chosen, list(dict.fromkeys(nfe)), list(dict.fromkeys(seed)))):
+        plans = list(sweep.plans(chosen, list(dict.fromkeys(nfe)), list(dict.fromkeys(seed))))
+        workshop.check_given([plan.need for plan in plans if isinstance(plan, Plan)])
+        for plan in plans:
             if isinstance(plan, Plan):
                 outcomes.append(sweep.run(plan, force=force))
             else:
@@ -143,6 +145,7 @@ def train(
                 for value in seed:
                     need = workshop.need(one, number, value)
                     needs[need.key] = need
+        workshop.check_given(needs.values())
         paths = [workshop.ensure(need, force=force).path for need in needs.values()]
     for path in dict.fromkeys(paths):
         print(path)

@@ -1,7 +1,7 @@
 """From a method's name to its checkpoint: find it, or train it and its parents."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,24 @@ class Workshop:
                     )
                 return checkpoint
         return None
+
+    def check_given(self, needs: Iterable[Need]) -> None:
+        """Raise UsageError where the user gave a checkpoint that serves none of these needs nor their parents."""
+        used = set()
+        for need in needs:
+            step: Need | None = need
+            while step is not None:
+                if given := self._given(step):
+                    used.add(given.path)
+                    break
+                step = step.parent
+        for checkpoint in self.given:
+            if checkpoint.path not in used:
+                head = checkpoint.header
+                stage = f" {head.variant}" if head.variant else ""
+                raise UsageError(
+                    f"--checkpoint {checkpoint.path}: no method asked for uses a network of '{head.method}'{stage}"
+                )
 
     def path(self, need: Need) -> Path:
         """Where this checkpoint is kept once trained."""

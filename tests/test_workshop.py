@@ -216,6 +216,15 @@ def test_a_given_stage_of_pd_serves_its_own_stage_alone(trained, tmp_path):
     assert titles == ["PD 1 on Digits, seed 0"]
 
 
+def test_a_given_checkpoint_that_nothing_uses_is_refused(trained, tmp_path):
+    made = given(tmp_path, trained["cd"])
+    made.check_given([made.need(CT, 1, 0), made.need(CD, 1, 0)])
+    with pytest.raises(UsageError, match="no method asked for uses a network of 'cd'"):
+        made.check_given([made.need(CT, 1, 0), made.need(DDIM, 4, 0)])
+    teacher = given(tmp_path, trained["edm"])
+    teacher.check_given([teacher.need(PD, 1, 0)])  # four stages up
+
+
 def test_the_teachers_network_is_the_students(trained, tmp_path):
     """A teacher of 16 channels has a student of 16, whatever the recipe's network is."""
     made = given(tmp_path, trained["edm"], extra=["network.width=24"])
