@@ -222,7 +222,8 @@ def table(
     found = records.read(out)
     names = dataset or (list(dict.fromkeys(row.dataset for row in figures.load(paper))) if paper else None)
     if names:
-        made = [tables.build(found, dataset=name, columns=columns) for name in names]
+        each = (tables.build(found, dataset=name, columns=columns) for name in names)
+        made = [one for one in each if one.groups]
     else:
         made = tables.build_all(found, columns=columns)
     if not made:
