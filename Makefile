@@ -20,7 +20,7 @@ lint: $(VENV)/.dev-installed  ## what CI checks besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-digits: $(VENV)/.installed  ## measure again what results/shipped holds for the digits (about 20 minutes on two cores)
+digits: $(VENV)/.installed  ## measure again what results/shipped holds for the digits
 	$(BIN)/cmbench run --method cd pd --nfe 1 2 4 --seed 0 1 2 --out results/shipped
 	$(BIN)/cmbench run --method ct --nfe 1 2 --seed 0 1 2 --out results/shipped
 	$(BIN)/cmbench run --method ddim --nfe 4 10 20 50 --seed 0 1 2 --out results/shipped

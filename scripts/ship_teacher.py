@@ -1,4 +1,4 @@
-"""Train the EDM teacher of the embedded data set and ship it with the package (about 5 minutes on two cores).
+"""Train the EDM teacher of the embedded data set and ship it with the package.
 
     python scripts/ship_teacher.py
 

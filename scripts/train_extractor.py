@@ -84,7 +84,7 @@ def _digits() -> Split:
     assert digits.labels is not None
     images = torch.from_numpy(digits.read(np.arange(len(digits))))
     labels = torch.from_numpy(digits.labels)
-    held = torch.arange(len(images)) >= len(images) * 4 // 5  # the last fifth, whose writers are new
+    held = torch.arange(len(images)) >= len(images) * 4 // 5  # the last fifth
     return Split(images[~held], labels[~held], images[held], labels[held])
 
 

@@ -27,7 +27,7 @@ def uniform_weight(sigma: Tensor, _sigma_data: float) -> Tensor:
 def karras_weight(sigma: Tensor, sigma_data: float) -> Tensor:
     """lambda = (sigma^2 + sd^2) / (sigma sd)^2, EDM's: the raw network's error counts the same at every level.
 
-    With lambda = 1 the low levels, which anchor all others, hardly count: c_out^2 falls to 1e-5 of its largest value.
+    With lambda = 1 the low levels, which anchor all others, hardly count: c_out^2 vanishes towards sigma_min.
     """
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
