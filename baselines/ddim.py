@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cmbench.diffusion.grid import karras_sigmas
-from cmbench.diffusion.preconditioning import Denoiser
 from cmbench.diffusion.solvers import euler_step, integrate
 from cmbench.methods import SAMPLERS, Method, Model, Parent
 
@@ -23,7 +22,7 @@ class DDIMRecipe:
 
 def sampler(model: Model, _recipe: DDIMRecipe, nfe: int) -> "Sampler":
     """Euler over ``nfe`` points of the Karras grid, the last step to zero."""
-    denoise = Denoiser(model.network, model.noise.sigma_data)
+    denoise = model.denoiser()
     sigmas = karras_sigmas(model.noise, nfe)
     return lambda noise, labels, _rng: integrate(denoise, noise, sigmas, euler_step, labels)
 
@@ -36,6 +35,8 @@ DDIM = Method(
     summary="deterministic first-order sampler",
     recipe=DDIMRecipe,
     sampler=sampler,
+    nfes=(10, 20, 50),
+    paper="arXiv:2010.02502",
     parent=lambda _variant, _recipe: Parent("edm"),
     differs="on the EDM network and the Karras grid; the paper's network is variance-preserving, its grid uniform in t",
 )

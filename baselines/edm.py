@@ -71,7 +71,7 @@ def train(job: TrainJob) -> nn.Module:
 
 def sampler(model: Model, _recipe: EDMRecipe, nfe: int) -> "Sampler":
     """Deterministic Heun (EDM, Algorithm 1) over (nfe + 1) / 2 points of the Karras grid."""
-    denoise = Denoiser(model.network, model.noise.sigma_data)
+    denoise = model.denoiser()
     sigmas = karras_sigmas(model.noise, (nfe + 1) // 2)
     return lambda noise, labels, _rng: integrate(denoise, noise, sigmas, heun_step, labels)
 
@@ -91,5 +91,7 @@ EDM = Method(
     sampler=sampler,
     train=train,
     refuses=refuses,
+    nfes=(35,),
+    paper="arXiv:2206.00364",
     differs="no augmentation pipeline",
 )

@@ -112,7 +112,7 @@ def train(job: TrainJob) -> nn.Module:
 
 def sampler(model: Model, recipe: PDRecipe, nfe: int) -> "Sampler":
     """DDIM over the student's grid."""
-    denoise = Denoiser(model.network, model.noise.sigma_data)
+    denoise = model.denoiser()
     sigmas = grid(model.noise, nfe, recipe.start)[:-1]
     return lambda noise, labels, _rng: integrate(denoise, noise, sigmas, euler_step, labels)
 
@@ -142,5 +142,6 @@ PD = Method(
     parent=parent,
     variant=lambda nfe, _recipe: str(nfe),
     refuses=refuses,
+    paper="arXiv:2202.00512",
     differs="in the EDM formulation and on the Karras grid; the paper's is variance-preserving with a cosine schedule",
 )

@@ -74,10 +74,13 @@ class Sweep:
     def plans(
         self, chosen: Sequence[Method], nfes: Sequence[int], seeds: Sequence[int]
     ) -> Iterator[Plan | str]:
-        """Every combination, in order: a plan, or a line that says why a method cannot do an NFE."""
+        """Every combination, in order: a plan, or a line that says why a method cannot do an NFE.
+
+        Without ``nfes``, each method is measured at its usual ones.
+        """
         for method in chosen:
             recipe = self.workshop.recipe(method)
-            for nfe in nfes:
+            for nfe in nfes or method.nfes:
                 if reason := method.refuses(nfe, recipe):
                     yield f"{method.name} at NFE {nfe} is left out: {reason}"
                     continue

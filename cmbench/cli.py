@@ -57,7 +57,7 @@ figure_app = typer.Typer(no_args_is_help=True, help="Draw figures from the recor
 @app.command(cls=MultiValue)
 def run(
     method: Methods,
-    nfe: Nfe,
+    nfe: Nfe = None,
     dataset: Dataset = "digits",
     seed: Seeds = [0],  # noqa: B006 (typer reads it, nothing changes it)
     samples: Samples = None,
@@ -92,7 +92,7 @@ def run(
         sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
         outcomes = []
         # All plans before any work: a wrong setting of the last method shows now, not after hours.
-        plans = list(sweep.plans(chosen, list(dict.fromkeys(nfe)), list(dict.fromkeys(seed))))
+        plans = list(sweep.plans(chosen, list(dict.fromkeys(nfe or ())), list(dict.fromkeys(seed))))
         workshop.check_given([plan.need for plan in plans if isinstance(plan, Plan)])
         for plan in plans:
             if isinstance(plan, Plan):

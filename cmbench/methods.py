@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cmbench.data import ImageData
+    from cmbench.diffusion.preconditioning import Denoise
     from cmbench.sampling.generate import Sampler
     from cmbench.training.fit import Fit
     from cmbench.training.loop import Objective, Report
@@ -29,6 +30,12 @@ class Model:
 
     network: "nn.Module"
     noise: NoiseRange
+
+    def denoiser(self) -> "Denoise":
+        """The denoiser D(x, sigma) of an EDM network: what every sampler of that network calls."""
+        from cmbench.diffusion.preconditioning import Denoiser
+
+        return Denoiser(self.network, self.noise.sigma_data)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ class Method:
         label: what the paper's tables print.
         group: one of the paper's groups: SAMPLERS, DISTILLATION, DIRECT.
         reference: authors and year, as the paper prints them.
+        paper: where to read it: ``arXiv:2303.01469``.
         summary: one line for ``cmbench list``.
         recipe: frozen dataclass of its settings. A field ``dropout`` is the network's while it trains; a field
             ``seed`` that is not None fixes the training seed for all runs (networks that many methods share).
@@ -115,6 +123,8 @@ class Method:
         parent: ``(variant, recipe) -> Parent`` whose checkpoint it needs, or None.
         variant: ``(nfe, recipe)`` -> which of its checkpoints serves this NFE.
         refuses: ``(nfe, recipe)`` -> why it cannot do this NFE, or None.
+        nfes: the numbers of evaluations it is usually shown at; what ``cmbench run`` measures where none are named.
+        network: ``recipe`` -> options that its own network has beyond the data set's, as ``{"conditions": 2}``.
         notes: ``recipe`` -> remarks that every record carries.
         deterministic: whether the image is a function of the noise alone.
         differs: where this implementation differs from the paper.
@@ -132,10 +142,19 @@ class Method:
     parent: Callable[[str, Any], Parent | None] = field(default=lambda _variant, _recipe: None)
     variant: Callable[[int, Any], str] = one_variant
     refuses: Callable[[int, Any], str | None] = any_nfe
+    nfes: tuple[int, ...] = (1, 2)
+    network: Callable[[Any], Mapping[str, Any]] = field(default=lambda _recipe: {})
     notes: Callable[[Any], tuple[str, ...]] = field(default=lambda _recipe: ())
     deterministic: bool = True
     differs: str = ""
+    paper: str = ""
     revision: int = 1
+
+    @property
+    def year(self) -> int | None:
+        """The year that the reference ends with, None where it names none."""
+        last = self.reference[-4:]
+        return int(last) if last.isdigit() else None
 
     @property
     def package(self) -> str:

@@ -30,7 +30,10 @@ class MultiValue(TyperCommand):
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Data set; see `cmbench list datasets`.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder, zip or npz that holds the data set.")]
 Methods = Annotated[list[str], typer.Option("--method", "-m", help="Methods, or 'all'; see `cmbench list`.")]
-Nfe = Annotated[list[int], typer.Option("--nfe", min=1, help="Numbers of network evaluations.")]
+Nfe = Annotated[
+    list[int] | None,
+    typer.Option("--nfe", min=1, help="Numbers of network evaluations; by default each method's usual ones."),
+]
 Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seeds, of training and of samples.")]
 Preset = Annotated[str, typer.Option("--preset", help="Recipe preset: quick, paper, released.")]
 Settings = Annotated[

@@ -90,13 +90,14 @@ class Workshop:
             return upward
         fixed = getattr(recipe, "seed", None)
         own_seed = seed if fixed is None else fixed
+        network = {**self.common.network, **method.network(recipe)}
         identity = {
             "kind": "checkpoint",
             "method": method.name,
             "revision": method.revision,
             "variant": variant,
             "recipe": recipes.differences(recipe),
-            "network": dict(self.common.network),
+            "network": network,
             "noise": asdict(self.common.noise),
             "dataset": self.images.fingerprint,
             "seed": own_seed,
@@ -190,6 +191,7 @@ class Workshop:
         started = time.perf_counter() - states.seconds(state)
         network = dict(self.common.network if teacher is None else teacher.header.network)
         network.pop("dropout", None)
+        network |= need.method.network(need.recipe)
         if dropout := getattr(need.recipe, "dropout", 0.0):
             network["dropout"] = dropout
         job = TrainJob(

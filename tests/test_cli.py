@@ -106,7 +106,7 @@ WRONG = [
     (["run", "--method", "cd", "--nfe", "0"], "'--nfe': Input should be greater than or equal to 1"),
     (["run", "--method", "cd", "--nfe", "-1"], "1"),
     (["run", "--method", "cd", "--nfe", "two"], "--nfe"),
-    (["run", "--method", "cd"], "--nfe"),
+    (["run", "--method", "cd", "--nfe"], "--nfe"),
     (["run", "--nfe", "1"], "--method"),
     (["run", "--method", "cd", "--nfe", "1", "--nef", "3"], "--nef"),
     (["run", "--method", "cd", "--nfe", "1", "--dataset", "digit"], "did you mean 'digits'"),

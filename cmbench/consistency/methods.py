@@ -184,6 +184,7 @@ CD = Method(
     parent=lambda _variant, _recipe: Parent("edm"),
     refuses=_refuses,
     notes=_notes,
+    paper="arXiv:2303.01469",
     deterministic=False,
 )
 
@@ -198,5 +199,6 @@ CT = Method(
     train=train_ct,
     refuses=_refuses,
     notes=_notes,
+    paper="arXiv:2303.01469",
     deterministic=False,
 )
