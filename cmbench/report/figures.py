@@ -1,7 +1,7 @@
 """Figures: quality against the number of network evaluations, and samples side by side."""
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,27 @@ Line = tuple[str, str, str]
 """Group, method, and what tells it from others of its name."""
 
 
+MOST_LINES = len(style.COLOURS)
+"""A panel with more lines than there are colours is drawn as one panel for each group of methods."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """The lines that share one pair of axes; ``group`` is None where they are all that was measured so."""
+
+    metric_title: str
+    conditions: tuple[str, str, int]
+    group: str | None
+    lines: Mapping[Line, Sequence[Measured]]
+
+
 def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
     """FID against NFE, a line a method, on logarithmic axes: ``OUT/figures/nfe-<dataset>.png`` and ``.pdf``.
 
     Points are means over seeds at the counted NFE; bands and bars reach from the least to the greatest seed.
-    Each protocol and number of samples has a panel of its own. The paper's figures for the methods shown are
-    hollow markers, only in panels of the Inception FID that they are.
+    Each protocol and number of samples has a panel of its own, or where that would hold more lines than there are
+    colours one for each group of methods, with one scale of FID. The paper's figures for the methods shown are hollow
+    markers, only in panels of the Inception FID that they are.
 
     Raises:
         UsageError: no record of the data set has a FID.
@@ -40,32 +55,56 @@ def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
         raise UsageError(f"no FID measured on '{dataset}': `cmbench run --dataset {dataset}` measures it")
     paper = published.for_dataset(dataset)
     key = ranking(published.load(1))
-    panels: dict[tuple[str, object], dict[Line, list[Measured]]] = {}
-    for row in rows:
-        panels.setdefault((row.title(_METRIC), row.conditions), {})
-    for panel in panels:
-        panels[panel] = _lines([row for row in rows if (row.title(_METRIC), row.conditions) == panel])
-    lines = sorted(set(chain(*panels.values())), key=lambda line: (key(line[0], line[1], 0), line[2]))
-    kinds = {line: style.kind(place) for place, line in enumerate(lines)}
+    panels = _panels(rows, key)
     with style.look():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
 
-        figure = Figure(figsize=(3.3 * len(panels) + 1.3, 2.8), layout="constrained")
+        columns = min(len(panels), 3)
+        deep = -(-len(panels) // columns)
+        legends = max(len(panel.lines) for panel in panels)
+        below = 0.16 * -(-legends // 2) + 0.2
+        size = (3.4 * columns + 0.3, deep * (2.7 + below))
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        hollow = False
-        for ax, ((title, _), own) in zip(axes, panels.items(), strict=True):
-            shown = paper if title == METRICS[_METRIC].title else []
-            hollow |= _panel(ax, own, kinds, shown)
-        handles = [Line2D([], [], **kinds[line]) for line in lines]
-        texts = [", ".join(part for part in line[1:] if part) for line in lines]
-        if hollow:
-            handles.append(Line2D([], [], color=style.INK, marker="o", **style.HOLLOW))
-            texts.append("published")
-        figure.legend(handles, texts, loc="outside right center")
+        axes = figure.subplots(deep, columns, squeeze=False)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        whole = {line for panel in panels if not panel.group for line in panel.lines}
+        everywhere = sorted(whole, key=lambda line: (key(line[0], line[1], 0), line[2]))
+        for ax, panel in zip(axes.flat, panels, strict=False):
+            looks = panel.lines if panel.group else everywhere  # a method looks alike under all protocols
+            kinds = {line: style.kind(place) for place, line in enumerate(looks)}
+            inception = panel.metric_title == METRICS[_METRIC].title
+            hollow = _draw(ax, panel, kinds, paper if inception else [])
+            handles = [Line2D([], [], **kinds[line]) for line in panel.lines]
+            texts = [", ".join(part for part in line[1:] if part) for line in panel.lines]
+            if hollow:
+                handles.append(Line2D([], [], color=style.INK, marker="o", **style.HOLLOW))
+                texts.append("published")
+            ax.legend(handles, texts, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)
+        _same_scale([ax for ax, panel in zip(axes.flat, panels, strict=False) if panel.group])
         return style.save(figure, out / "figures" / f"nfe-{dataset}")
+
+
+def _panels(rows: Sequence[Measured], key: Callable[[str, str, float], Any]) -> list[_Panel]:
+    panels = []
+    for title, conditions in dict.fromkeys((row.title(_METRIC), row.conditions) for row in rows):
+        found = _lines([row for row in rows if (row.title(_METRIC), row.conditions) == (title, conditions)])
+        ordered = sorted(found, key=lambda line: (key(line[0], line[1], 0), line[2]))
+        many = len(ordered) > MOST_LINES
+        for group in dict.fromkeys(line[0] for line in ordered) if many else [None]:
+            own = {line: found[line] for line in ordered if group in (None, line[0])}
+            panels.append(_Panel(title, conditions, group, own))
+    return panels
+
+
+def _same_scale(axes: Sequence["Axes"]) -> None:
+    """Panels of groups are read against each other: one scale of quality for all of them."""
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, out: Path) -> list[Path]:
@@ -104,9 +143,9 @@ def _lines(rows: Sequence[Measured]) -> dict[Line, list[Measured]]:
     return lines
 
 
-def _panel(
+def _draw(
     ax: "Axes",
-    lines: Mapping[Line, Sequence[Measured]],
+    panel: _Panel,
     kinds: Mapping[Line, Mapping[str, Any]],
     paper: Sequence[published.PublishedRow],
 ) -> bool:
@@ -114,7 +153,7 @@ def _panel(
     x_all: list[float] = []
     y_all: list[float] = []
     hollow: set[str] = set()
-    for line, rows in lines.items():
+    for line, rows in panel.lines.items():
         summaries = [row.metrics[_METRIC] for row in rows]
         x = [row.nfe_counted for row in rows]
         low = [min(summary.values) for summary in summaries]
@@ -131,11 +170,12 @@ def _panel(
             ax.plot(*zip(*printed, strict=True), **{**kinds[line], **style.HOLLOW}, zorder=4)
         x_all += [*x, *(nfe for nfe, _ in printed)]
         y_all += [*low, *high, *(value for _, value in printed)]
-    row = next(iter(lines.values()))[0]
-    protocol, _, count = row.conditions
-    ax.set_title(f"{published.title(row.first.dataset)}: {protocol}, {count:,} samples", loc="left")
+    protocol, _, count = panel.conditions
+    row = next(iter(panel.lines.values()))[0]
+    of = f"{panel.group}\n" if panel.group else ""
+    ax.set_title(f"{of}{published.title(row.first.dataset)}: {protocol}, {count:,} samples", loc="left")
     ax.set_xlabel("network evaluations (NFE)")
-    ax.set_ylabel(f"{row.title(_METRIC)} ↓")
+    ax.set_ylabel(f"{panel.metric_title} ↓")
     ax.grid(axis="y")
     ax.set_axisbelow(True)
     style.log_axis(ax, "x", x_all, every=True)

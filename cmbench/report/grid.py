@@ -17,6 +17,7 @@ from cmbench.report.order import ranking
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PER_ROW = 8
 MOST = 64
+TALL = 24
+"""A grid of more rows is cut into a block for each group of methods."""
 
 
 def preview_path(previews: Path, record: Record) -> Path:
@@ -92,7 +95,8 @@ def grid(records: Sequence[Record], previews: Path, *, columns: int = PER_ROW) -
     """One row a record (method and NFE at its left), one column a sample index; pixels stay sharp.
 
     For records of one seed a column shows what each method makes of one noise. Rows stand in the order of the
-    tables. A record without a preview keeps its row, which says so.
+    tables; where they are more than :data:`TALL`, each group of methods is a block of its own, side by side, with
+    half as many samples. A record without a preview keeps its row, which says so.
 
     Args:
         records: at least one, of one data set.
@@ -107,26 +111,46 @@ def grid(records: Sequence[Record], previews: Path, *, columns: int = PER_ROW) -
 
     key = ranking(published.load(1))
     ordered = sorted(records, key=lambda record: (key(record.group, record.label, record.nfe), record.key))
-    paths = [preview_path(previews, record) for record in ordered]
-    images = [
-        read_preview(path, record.samples)[:columns] if path.exists() else None
-        for path, record in zip(paths, ordered, strict=True)
-    ]
-    count = max((len(own) for own in images if own is not None), default=columns)
-    labels = [_label(record, ordered) for record in ordered]
+    blocks = [ordered]
+    if len(ordered) > TALL:
+        groups = dict.fromkeys(record.group for record in ordered)
+        blocks = [[record for record in ordered if record.group == group] for group in groups]
+        columns = -(-columns // 2)
+    paths = {record.key: preview_path(previews, record) for record in ordered}
+    images = {
+        record.key: read_preview(paths[record.key], record.samples)[:columns]
+        for record in ordered
+        if paths[record.key].exists()
+    }
+    count = max((len(own) for own in images.values()), default=columns)
+    labels = {record.key: _label(record, ordered) for record in ordered}
     tile, top, edge = 0.6, 0.3, 0.05  # inches
-    left = 0.3 + 0.065 * max(len(line) for label in labels for line in label.splitlines())
-    width, height = left + count * tile + edge, top + len(ordered) * tile + edge
+    lefts = [
+        0.3 + 0.065 * max(len(line) for record in block for line in labels[record.key].splitlines())
+        for block in blocks
+    ]
+    width = sum(lefts) + len(blocks) * (count * tile + edge)
+    height = top + max(map(len, blocks)) * tile + edge
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    area = (left / width, edge / height, count * tile / width, len(ordered) * tile / height)
-    ax = figure.add_axes(area)
+    x = 0.0
+    for block, left in zip(blocks, lefts, strict=True):
+        deep = len(block) * tile
+        area = ((x + left) / width, 1 - (top + deep) / height, count * tile / width, deep / height)
+        _draw(
+            figure.add_axes(area), [(labels[record.key], images.get(record.key)) for record in block], count
+        )
+        x += left + count * tile + edge
+    return figure
+
+
+def _draw(ax: "Axes", rows: "Sequence[tuple[str, Images | None]]", count: int) -> None:
     ax.set_axis_off()
     for index in range(count):
         ax.text(index + 0.5, -0.08, str(index), ha="center", va="bottom", fontsize=7)
     ax.text(-0.12, -0.08, "sample", ha="right", va="bottom", fontsize=7)
-    for row, own in enumerate(images):
-        ax.text(-0.12, row + 0.5, labels[row], ha="right", va="center")
+    for row, (label, own) in enumerate(rows):
+        ax.text(-0.12, row + 0.5, label, ha="right", va="center")
         if own is None:
             ax.text(0.1, row + 0.5, "no preview stored", va="center", style="italic")
             continue
@@ -135,8 +159,7 @@ def grid(records: Sequence[Record], previews: Path, *, columns: int = PER_ROW) -
             ax.imshow(
                 image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent, aspect="auto"
             )
-    ax.set(xlim=(0, count), ylim=(len(ordered), 0))
-    return figure
+    ax.set(xlim=(0, count), ylim=(len(rows), 0))
 
 
 def _label(record: Record, shown: Sequence[Record]) -> str:

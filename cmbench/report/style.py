@@ -58,12 +58,13 @@ _RC: dict[Any, Any] = {
 def kind(place: int) -> dict[str, Any]:
     """Colour, marker and dashes of the ``place``-th line, for ``Axes.plot``.
 
-    Dashes repeat after another number of lines than the rest: no two of the first 42 lines look alike.
+    Markers move on by one each time the colours repeat, so that no two of the first 49 points look alike, and dashes
+    repeat after another number of lines.
     """
     dashes = DASHES[place % len(DASHES)]
     return {
         "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
+        "marker": MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
         "linestyle": (0, dashes) if dashes else "solid",
         "markeredgecolor": COLOURS[place % len(COLOURS)],
     }
@@ -85,7 +86,7 @@ def log_axis(ax: "Axes", name: str, values: Sequence[float], *, every: bool = Fa
         return
     ax.set(**{f"{name}scale": "log"})
     axis = ax.xaxis if name == "x" else ax.yaxis
-    room = log(high / low) * 0.05
+    room = log(high / low) * (0.05 if high < 1000 else 0.1)
     ticks: list[float] = []
     for value in sorted(set(values)):
         if not ticks or log(value / ticks[-1]) > room:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from report_factory import record
 
 from cmbench.errors import UsageError, WorkError
 from cmbench.records import Metric
-from cmbench.report import figures
+from cmbench.report import figures, style
 from cmbench.report.grid import grid, preview_path, read_preview, write_preview
 
 PROGRAM = """
@@ -20,7 +21,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from report_factory import record
-from cmbench.report import figures
+from cmbench.report import figures, style
 runs = [(method, nfe, seed) for method in ("cd", "pd", "ddim") for nfe in (1, 2) for seed in (0, 1)]
 records = [record(*run, {{"fid": 10 / run[1] + run[2] / 7}}) for run in runs]
 for path in figures.nfe(records, "cifar10", Path(sys.argv[1])):
@@ -78,6 +79,36 @@ def test_nfe_separates_protocols_and_shows_the_paper_only_beside_its_own_metric(
     hollow = [line for line in inception.lines if line.get_markerfacecolor() == "white"]
     assert [tuple(point) for point in hollow[0].get_xydata()] == [(1, 3.55), (2, 2.93)]
     assert not [line for line in digits.lines if line.get_markerfacecolor() == "white"]
+
+
+def test_more_lines_than_colours_are_a_panel_for_each_group(tmp_path: Path, drawn: list[Figure]) -> None:
+    many = [
+        replace(record(f"method {n}", 1, metrics={"fid": n + 1.0}), group=f"group {n % 2}") for n in range(8)
+    ]
+    figures.nfe(many, "cifar10", tmp_path)
+    axes = drawn[0].axes
+    assert [ax.get_title(loc="left").splitlines()[0] for ax in axes] == ["group 0", "group 1"]
+    assert [len(ax.lines) for ax in axes] == [4, 4]
+    assert axes[0].get_ylim() == axes[1].get_ylim()
+    looks = {(line.get_color(), line.get_marker()) for line in axes[0].lines}
+    assert len(looks) == 4
+
+
+def test_no_two_of_many_points_look_alike() -> None:
+    looks = [style.kind(place) for place in range(49)]
+    assert len({(look["color"], look["marker"]) for look in looks}) == 49
+
+
+def test_a_tall_grid_is_a_block_for_each_group(tmp_path: Path) -> None:
+    records = [
+        replace(record(f"m{n}", 1, dataset="digits"), group="one" if n < 20 else "two") for n in range(25)
+    ]
+    write_preview(preview_path(tmp_path, records[0]), np.zeros((8, 8, 8), np.uint8))
+    first, second = grid(records, tmp_path).axes
+    assert [sum("NFE" in text.get_text() for text in ax.texts) for ax in (first, second)] == [20, 5]
+    assert len(first.images) == 4 and not second.images
+    assert first.get_position().x1 < second.get_position().x0
+    assert first.get_position().y1 == pytest.approx(second.get_position().y1)
 
 
 def test_preview_round_trip(tmp_path: Path) -> None:
