@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cmbench import comparing, environment, records
+from cmbench.claims import Busy, claim
+from cmbench.errors import WorkError
 from cmbench.methods import Method, Model
 from cmbench.metrics.engine import Engine
 from cmbench.records import Record
@@ -50,6 +52,14 @@ class Outcome:
 
     record: Record
     computed: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A record that could not be made, and why."""
+
+    plan: Plan
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -109,18 +119,57 @@ class Sweep:
         }
         return Plan(method, nfe, seed, need, identity)
 
-    def run(self, plan: Plan, *, force: bool = False) -> Outcome:
+    def run_all(self, plans: Sequence[Plan], *, force: bool = False) -> Iterator[Outcome | Failure]:
+        """The outcome of every plan; one that fails does not keep the others from being made.
+
+        What another process is at is left for last: the same command, started twice over one results folder, is
+        done in half the time.
+        """
+        failed: dict[
+            str, str
+        ] = {}  # checkpoint -> why it cannot be had, so that it is not tried for every NFE
+        waiting = list(plans)
+        for wait in (False, True):
+            tried, waiting = waiting, []
+            for plan in tried:
+                if plan.need.key in failed:
+                    yield Failure(plan, failed[plan.need.key])
+                    continue
+                try:
+                    yield self.run(plan, force=force, wait=wait)
+                except Busy:
+                    waiting.append(plan)
+                except WorkError as error:
+                    if self.workshop.find(plan.need) is None:
+                        failed[plan.need.key] = str(error)
+                    yield Failure(plan, str(error))
+
+    def run(self, plan: Plan, *, force: bool = False, wait: bool = True) -> Outcome:
         """The record of a plan: the stored one, or computed now.
 
         A stored record counts only where it has every metric that can be computed here; one whose weights were
         missing when it was made is computed again. ``force`` computes it again, and trains the method's own
         checkpoint again (once, however many records use it), though never a network it shares with other methods.
+        ``wait``: for another process that is making the same record or checkpoint.
+
+        Raises:
+            WorkError: it could not be made; Busy, one of its kind: another process is at it.
         """
-        out = self.workshop.out
-        if not force and (stored := records.find(out, plan.key)) and self._complete(stored):
+        if not force and (stored := self._stored(plan)):
             return Outcome(stored, computed=False)
+        with claim(self.workshop.out, f"record-{plan.key}", wait=wait):
+            if not force and (stored := self._stored(plan)):  # made by another process while we waited
+                return Outcome(stored, computed=False)
+            return self._make(plan, force, wait)
+
+    def _stored(self, plan: Plan) -> Record | None:
+        stored = records.find(self.workshop.out, plan.key)
+        return stored if stored and self._complete(stored) else None
+
+    def _make(self, plan: Plan, force: bool, wait: bool) -> Outcome:
+        out = self.workshop.out
         renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
-        checkpoint = self.workshop.ensure(plan.need, force=renew)
+        checkpoint = self.workshop.ensure(plan.need, force=renew, wait=wait)
         self._renewed.add(plan.need.key)
         shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.missing))}"
         if force:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cmbench import cli_metrics, console
-from cmbench.errors import CmbenchError, UsageError
+from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
     BatchSize,
@@ -81,7 +81,7 @@ def run(
 
     chosen = session.choose_methods(method)  # before torch is imported: a typo is answered at once
 
-    from cmbench.benchmark import Plan
+    from cmbench.benchmark import Failure, Plan
 
     with console.bars() as progress:
         options = session.Options(
@@ -90,21 +90,31 @@ def run(
         )  # fmt: skip
         workshop = session.open_workshop(options)
         sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
-        outcomes = []
+        outcomes, failures = [], []
         # All plans before any work: a wrong setting of the last method shows now, not after hours.
         plans = list(sweep.plans(chosen, list(dict.fromkeys(nfe or ())), list(dict.fromkeys(seed))))
-        workshop.check_given([plan.need for plan in plans if isinstance(plan, Plan)])
-        for plan in plans:
-            if isinstance(plan, Plan):
-                outcomes.append(sweep.run(plan, force=force))
+        wanted = [plan for plan in plans if isinstance(plan, Plan)]
+        for refused in plans:
+            if isinstance(refused, str):
+                console.say(refused)
+        if not wanted:
+            raise UsageError("none of these methods can do any of these numbers of evaluations")
+        workshop.check_given([plan.need for plan in wanted])
+        for made in sweep.run_all(wanted, force=force):
+            if isinstance(made, Failure):
+                failures.append(made)
+                console.say(f"{made.plan.title} could not be made: {made.reason}")
             else:
-                console.say(plan)
-    if not outcomes:
-        raise UsageError("none of these methods can do any of these numbers of evaluations")
+                outcomes.append(made)
+    if len(failures) == len(wanted) == 1:
+        raise WorkError(failures[0].reason)
     stored = sum(not outcome.computed for outcome in outcomes)
     if stored:
         console.say(f"{stored} of {len(outcomes)} records were there already (--force computes them again)")
-    console.show_records([outcome.record for outcome in outcomes], as_json)
+    if outcomes:
+        console.show_records([outcome.record for outcome in outcomes], as_json)
+    if failures:
+        raise WorkError(f"{len(failures)} of {len(wanted)} records could not be made: see above")
 
 
 @app.command(cls=MultiValue)

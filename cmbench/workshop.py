@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmbench import checkpoints, methods, recipes
 from cmbench.checkpoints import Checkpoint, Header
+from cmbench.claims import claim
 from cmbench.errors import UsageError
 from cmbench.methods import Method, TrainJob
 from cmbench.recipes import Common
@@ -161,21 +162,27 @@ class Workshop:
         shipped = sorted(SHIPPED.glob(f"*-{need.key}.safetensors"))
         return checkpoints.load(shipped[0]) if shipped else None
 
-    def ensure(self, need: Need, *, force: bool = False) -> Checkpoint:
+    def ensure(self, need: Need, *, force: bool = False, wait: bool = True) -> Checkpoint:
         """The checkpoint, trained now (with the parents that are missing) where it is not there yet.
 
         A training that was interrupted goes on from its last state. ``force`` trains anew, though not the parents,
-        and not what the user gave.
+        and not what the user gave. One process trains a checkpoint at a time; another one waits for it, or without
+        ``wait`` is told that it is busy.
 
         Raises:
-            WorkError: the training diverged.
+            WorkError: the training diverged; Busy, one of its kind: another process is training it.
         """
         found = self._given(need) if force else self.find(need)
         if found:
             return found
+        with claim(self.out, self.path(need).stem, wait=wait):
+            made_meanwhile = None if force else self.find(need)
+            return made_meanwhile or self._train(need, force, wait)
+
+    def _train(self, need: Need, force: bool, wait: bool) -> Checkpoint:
         from cmbench.training import state as states
 
-        teacher = self.ensure(need.parent) if need.parent else None
+        teacher = self.ensure(need.parent, wait=wait) if need.parent else None
         sigma_data = self.common.noise.sigma_data
         if teacher and teacher.header.noise.sigma_data != sigma_data:
             theirs = teacher.header.noise.sigma_data

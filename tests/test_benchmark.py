@@ -14,8 +14,9 @@ import torch
 from tiny_runs import SAMPLES, SETTINGS, files, run, sweep
 
 from cmbench import methods, records
-from cmbench.benchmark import Plan
+from cmbench.benchmark import Failure, Outcome, Plan
 from cmbench.training import state as states
+from cmbench.workshop import Workshop
 
 
 class Killed(Exception):  # noqa: N818
@@ -328,6 +329,48 @@ def test_a_given_checkpoint_is_measured(done, tmp_path):
     assert record.checkpoint == stored.checkpoint
     assert record.key != stored.key
     assert record.identity["checkpoint"] == f"file:{record.checkpoint}"
+
+
+# --- several processes, several methods -----------------------------------------------------------
+
+
+def test_a_method_that_fails_does_not_keep_the_others_from_being_made(tmp_path, monkeypatch):
+    made = sweep(tmp_path, "cd.fit.learning_rate=1e12")
+    trained = []
+    monkeypatch.setattr(
+        "cmbench.workshop.Workshop._train",
+        lambda self, need, *rest, real=Workshop._train: (
+            trained.append(need.method.name) or real(self, need, *rest)
+        ),
+    )
+    plans = list(made.plans([methods.get("cd"), methods.get("ddim")], (1, 2), (0,)))
+    results = list(made.run_all(plans))
+    assert [type(result) for result in results] == [Failure, Failure, Outcome, Outcome]
+    assert "diverged" in results[0].reason and results[1].reason == results[0].reason
+    assert trained == ["cd", "edm"] or trained == ["edm", "cd"]  # not once more for the second NFE
+    assert len(records.read(tmp_path)) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_over_one_folder_share_the_work(tmp_path):
+    words = [*command(tmp_path / "two", samples=400), "--seed", "0", "1", "2"]
+    first, second = (
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    said = [process.communicate()[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
+    found = [
+        int(text.partition(" of 3 records were there already")[0].split()[-1])
+        for text in said
+        if "of 3" in text
+    ]
+    assert sum(found) == 3  # each record was made by one of them and found by the other
+    subprocess.run(
+        [*command(tmp_path / "one", samples=400), "--seed", "0", "1", "2"], check=True, capture_output=True
+    )
+    ours, theirs = records.read(tmp_path / "two"), records.read(tmp_path / "one")
+    assert [comparable(record) for record in ours] == [comparable(record) for record in theirs]
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------
