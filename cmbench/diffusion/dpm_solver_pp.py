@@ -15,10 +15,6 @@ from cmbench.diffusion.preconditioning import Denoise
 if TYPE_CHECKING:
     from cmbench.sampling.seeds import SampleRng
 
-FEW = 15
-"""Below so many steps the last ones are of lower order, as in the authors' code."""
-
-
 def dpm_solver_pp(
     denoise: Denoise,
     noise: Tensor,
@@ -27,7 +23,7 @@ def dpm_solver_pp(
     order: int,
     rng: "SampleRng | None" = None,
     *,
-    lower_final: bool | None = None,
+    lower_final: bool = True,
     released: bool = False,
 ) -> Tensor:
     """Solve from ``noise`` (unit normal [B, C, H, W]) down ``sigmas`` [N + 1]; N evaluations.
@@ -39,7 +35,7 @@ def dpm_solver_pp(
         labels: class labels [B] or None.
         order: 1 to 3: of the polynomial through the last denoised images, plus one. The first steps have fewer.
         rng: given, the steps solve the diffusion SDE instead of its ODE (SDE-DPM-solver++, orders 1 and 2).
-        lower_final: whether the last steps are of lower order; by default below 15 steps.
+        lower_final: whether the last steps are of lower order.
         released: at order 3, half the weight of the second derivative, as the authors' code (and those that follow
             it) has; that is of second order.
 
@@ -49,8 +45,6 @@ def dpm_solver_pp(
     clean = bound(denoise, labels)
     y, levels = start(noise, sigmas)
     steps = len(levels) - 1
-    if lower_final is None:
-        lower_final = steps < FEW
     half = 0.5 if released else 1.0
     images: list[Tensor] = []
     for i in range(steps):
