@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DPMSolverRecipe(GridRecipe):
-    """Steps uniform in lambda, the half log-SNR (section 3.4); ``schedule`` matters to other spacings alone."""
+    """Steps uniform in lambda, the half log-SNR (section 3.4); ``schedule`` matters to other spacings alone.
+
+    The grid ends at the noise level of t = 1e-3, the paper's choice for few evaluations.
+    """
 
     schedule: Name = "vp-linear"
     spacing: Spacing = "log-snr"
+    sigma_min: float | None = 0.0105
 
 
 def _sampler(model: Model, recipe: DPMSolverRecipe, orders: tuple[int, ...]) -> "Sampler":
@@ -40,6 +44,11 @@ def refuses_odd(nfe: int, _recipe: DPMSolverRecipe) -> str | None:
     return "DPM-solver-2 takes an even number of evaluations, two a step" if nfe % 2 else None
 
 
+DIFFERS = (
+    "on the EDM network, from its highest noise level down; ends at t = 1e-3 at any number of evaluations "
+    "(the paper: at 1e-4 above 15)"
+)
+
 DPM_SOLVER_2 = Method(
     name="dpm-solver-2",
     label="DPM-solver-2",
@@ -52,7 +61,7 @@ DPM_SOLVER_2 = Method(
     nfes=(10,),
     paper="arXiv:2206.00927",
     parent=lambda _variant, _recipe: Parent("edm"),
-    differs="on the EDM network, over its noise range",
+    differs=DIFFERS,
 )
 
 DPM_SOLVER_FAST = Method(
@@ -66,5 +75,5 @@ DPM_SOLVER_FAST = Method(
     nfes=(10, 20),
     paper="arXiv:2206.00927",
     parent=lambda _variant, _recipe: Parent("edm"),
-    differs="on the EDM network, over its noise range",
+    differs=DIFFERS,
 )

@@ -1,4 +1,7 @@
-"""DPM-solver++ 2M, 3M and its SDE form (Lu et al., 2022, arXiv 2211.01095) on the EDM network. One evaluation a step."""
+"""DPM-solver++ 2M, 3M and its SDE form (Lu et al., 2022, arXiv 2211.01095) on the EDM network.
+
+One evaluation a step.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -15,6 +15,7 @@ from cmbench.diffusion.preconditioning import Denoise
 if TYPE_CHECKING:
     from cmbench.sampling.seeds import SampleRng
 
+
 def dpm_solver_pp(
     denoise: Denoise,
     noise: Tensor,
@@ -77,7 +78,9 @@ def _towards(images: Sequence[Tensor], ages: Sequence[float], h: float, trust: f
         return weight * now
     slope = (now - images[-2]) / ages[0]
     if len(ages) == 1:
-        return weight * (now + slope / 2)  # 2M: the slope at the middle of the step, as accurate as its integral
+        return weight * (
+            now + slope / 2
+        )  # 2M: the slope at the middle of the step, as accurate as its integral
     before = (images[-2] - images[-3]) / (ages[1] - ages[0])
     curvature = (slope - before) / ages[1]
     slope = slope + ages[0] * curvature

@@ -24,8 +24,8 @@ def unipc(
     labels: Tensor | None,
     order: int = 3,
     *,
-    prediction: Prediction = "noise",
-    variant: Variant = "bh2",
+    prediction: Prediction = "data",
+    variant: Variant = "bh1",
     lower_final: bool = True,
 ) -> Tensor:
     """UniPC-p (Algorithms 1 and 2) from ``noise`` (unit normal [B, C, H, W]) down ``sigmas`` [N + 1]; N evaluations.

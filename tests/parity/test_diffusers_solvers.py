@@ -129,7 +129,9 @@ def test_ddim(scheduler, steps: int, to_one: bool, eta: float):
     signal = torch.cat([made.alphas_cumprod[made.timesteps], made.final_alpha_cumprod.double()[None]])
     sigmas = torch.sqrt((1 - signal) / signal)
     if eta and not to_one:
-        sigmas = sigmas[:-1]  # their last two levels are one: a step of no length, in which ours draws nothing
+        sigmas = sigmas[
+            :-1
+        ]  # their last two levels are one: a step of no length, in which ours draws nothing
     noise = Noise()
     ours = ddim(DATA.denoise, Z, sigmas, None, eta, noise)
     x = signal[0].sqrt() * sigmas[0] * Z
@@ -150,7 +152,9 @@ def test_ddpm_ancestral(scheduler, monkeypatch, steps: int):
     ours = ddim(DATA.denoise, Z, sigmas, None, 1.0, noise)
     draws = iter(noise.draws)
     monkeypatch.setattr(
-        importlib.import_module("diffusers.schedulers.scheduling_ddpm"), "randn_tensor", lambda *_, **__: next(draws)
+        importlib.import_module("diffusers.schedulers.scheduling_ddpm"),
+        "randn_tensor",
+        lambda *_, **__: next(draws),
     )
     x = signal[0].sqrt() * sigmas[0] * Z
     for i, t in enumerate(made.timesteps):
@@ -227,9 +231,7 @@ def test_sde_dpm_solver_pp(scheduler, steps: int, order: int, to_zero: bool):
 @pytest.mark.parametrize("steps", [2, 9])
 def test_deis_in_log_sigma(scheduler, steps: int, points: int, grid: GridRecipe):
     """They integrate by formula, we by quadrature, whose error at a logarithm over a wide step is about 1e-6."""
-    made = scheduler(
-        "deis_multistep", "DEISMultistepScheduler", solver_order=points, lower_order_final=False
-    )
+    made = scheduler("deis_multistep", "DEISMultistepScheduler", solver_order=points, lower_order_final=False)
     sigmas = grid.levels(NOISE, steps)
     ours = deis(DATA.denoise, Z, sigmas, None, points, math.log)
     same(ours, run(made, sigmas), 1e-5 if steps == 2 else 1e-8)
@@ -239,7 +241,12 @@ def test_deis_in_log_sigma(scheduler, steps: int, points: int, grid: GridRecipe)
 @pytest.mark.parametrize(
     ("prediction", "variant", "to_zero", "lower_final"),
     [
-        ("data", "bh2", True, True),  # theirs is not a number with bh1, or with the full order, on a step to 0
+        (
+            "data",
+            "bh2",
+            True,
+            True,
+        ),  # theirs is not a number with bh1, or with the full order, on a step to 0
         *((p, v, False, low) for p in ("data", "noise") for v in ("bh1", "bh2") for low in (True, False)),
     ],
 )
