@@ -1,14 +1,11 @@
-"""DDIM (Song et al., 2020, arXiv 2010.02502) on the EDM network.
-
-In the variance-exploding parameterisation with sigma as time, the deterministic DDIM step (their equation 12 with
-eta = 0) is Euler's step of the probability-flow ODE (their section 4.3). One evaluation a step.
-"""
+"""DDIM (Song et al., 2020, arXiv 2010.02502), deterministic, on the EDM network. One evaluation a step."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cmbench.diffusion.grid import karras_sigmas
-from cmbench.diffusion.solvers import euler_step, integrate
+from cmbench.diffusion.ancestral import ddim
+from cmbench.diffusion.grid import GridRecipe, Spacing
+from cmbench.diffusion.schedule import Name
 from cmbench.methods import SAMPLERS, Method, Model, Parent
 
 if TYPE_CHECKING:
@@ -16,15 +13,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DDIMRecipe:
-    """DDIM has nothing to set."""
+class DDIMRecipe(GridRecipe):
+    """The paper's quadratic grid on CIFAR-10 (appendix D.2)."""
+
+    schedule: Name = "vp-linear"
+    spacing: Spacing = "time-quadratic"
 
 
-def sampler(model: Model, _recipe: DDIMRecipe, nfe: int) -> "Sampler":
-    """Euler over ``nfe`` points of the Karras grid, the last step to zero."""
-    denoise = model.denoiser()
-    sigmas = karras_sigmas(model.noise, nfe)
-    return lambda noise, labels, _rng: integrate(denoise, noise, sigmas, euler_step, labels)
+def sampler(model: Model, recipe: DDIMRecipe, nfe: int) -> "Sampler":
+    """``nfe`` steps of equation 12 with eta = 0."""
+    denoise, sigmas = model.denoiser(), recipe.levels(model.noise, nfe)
+    return lambda noise, labels, _rng: ddim(denoise, noise, sigmas, labels).float()
 
 
 DDIM = Method(
@@ -38,5 +37,6 @@ DDIM = Method(
     nfes=(10, 20, 50),
     paper="arXiv:2010.02502",
     parent=lambda _variant, _recipe: Parent("edm"),
-    differs="on the EDM network and the Karras grid; the paper's network is variance-preserving, its grid uniform in t",
+    differs="on the EDM network; continuous time, over the network's noise range",
+    revision=2,
 )

@@ -72,7 +72,15 @@ class Workshop:
         own = self.settings.get(method.name, {})
         if not isinstance(own, Mapping):
             raise UsageError(f"--set {method.name}=...: name a setting of it, as {method.name}.key=value")
-        return recipes.load(method.recipe, method.package, self.images.name, method.name, self.preset, own)
+        return recipes.load(
+            method.recipe,
+            method.package,
+            self.images.name,
+            method.name,
+            self.preset,
+            own,
+            trains=method.train is not None,
+        )
 
     def need(self, method: Method, nfe: int, seed: int) -> Need:
         """The network that this method samples with at this NFE and seed."""

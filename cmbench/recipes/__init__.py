@@ -2,7 +2,8 @@
 
 ``<package of the method>/recipes/<data set>/<method>.toml`` holds a table per preset whose keys are the fields of
 the method's recipe class; ``cmbench/recipes/<data set>/common.toml`` holds what all methods share. A data set
-without files of its own uses those under ``generic/``.
+without files of its own uses those under ``generic/``. A method that trains nothing needs no files: its defaults
+are its paper's, and serve at every preset.
 """
 
 import contextlib
@@ -132,13 +133,23 @@ def preset_names(package: str, dataset: str, name: str) -> list[str]:
     return list(_presets(package, dataset, name) or {})
 
 
-def load(cls: type[T], package: str, dataset: str, name: str, preset: str, over: Mapping[str, Any]) -> T:
+def load(
+    cls: type[T],
+    package: str,
+    dataset: str,
+    name: str,
+    preset: str,
+    over: Mapping[str, Any],
+    *,
+    trains: bool = True,
+) -> T:
     """The recipe ``name`` of ``package`` for a data set: class defaults, then the preset, then ``over``.
 
-    Without a recipe file the class defaults serve as the preset ``quick``.
+    Without a recipe file the class defaults serve as the preset ``quick``, or, for a method that ``trains`` nothing,
+    as every preset: what differs between presets is training.
     Raises UsageError for an unknown preset, setting or a value of the wrong type.
     """
-    presets = _presets(package, dataset, name) or {"quick": {}}
+    presets = _presets(package, dataset, name) or {"quick" if trains else preset: {}}
     if preset not in presets:
         raise unknown(f"preset of {name} on {dataset}", preset, presets)
     return parse(cls, merge(presets[preset], over), name)

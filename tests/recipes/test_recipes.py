@@ -4,12 +4,16 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from cmbench_baselines.ddim import DDIMRecipe
+from cmbench_baselines.edm_samplers import EDMSDERecipe
+from cmbench_baselines.unipc import UNIPC, UniPCRecipe
 
 from cmbench import methods, recipes, registry
 from cmbench.consistency.methods import CDRecipe, CTRecipe
@@ -43,9 +47,7 @@ SHIPPED = list(shipped())
 
 def test_something_is_shipped():
     assert {(d, n) for _, d, n, _ in SHIPPED} >= {
-        (d, n)
-        for d in ("digits", "mnist", "cifar10", "imagenet64")
-        for n in ("common", "cd", "ct", "edm", "ddim")
+        (d, n) for d in ("digits", "mnist", "cifar10", "imagenet64") for n in ("common", "cd", "ct", "edm")
     }
 
 
@@ -174,6 +176,28 @@ def test_a_method_without_recipes_has_its_defaults_as_quick():
     assert recipes.load(CDRecipe, "cmbench", "digits", "no-such-method", "quick", {}) == CDRecipe()
     with pytest.raises(UsageError, match="unknown preset"):
         recipes.load(CDRecipe, "cmbench", "digits", "no-such-method", "paper", {})
+
+
+@pytest.mark.parametrize("preset", ["smoke", "quick", "paper", "released"])
+def test_a_method_that_trains_nothing_needs_no_recipe_file(preset: str):
+    def load(dataset: str, **over: Any) -> UniPCRecipe:
+        return recipes.load(UniPCRecipe, UNIPC.package, dataset, "unipc", preset, over, trains=False)
+
+    assert load("cifar10") == load("digits") == UniPCRecipe()
+    assert load("cifar10", order=2) == UniPCRecipe(order=2)
+
+
+def test_a_file_of_a_method_that_trains_nothing_names_its_presets():
+    load = partial(recipes.load, EDMSDERecipe, "cmbench_baselines", "imagenet64", "edm-sde", trains=False)
+    assert load("paper", {}) == EDMSDERecipe(s_churn=40, s_min=0.05, s_max=50, s_noise=1.003)
+    with pytest.raises(UsageError, match="unknown preset"):
+        load("quick", {})
+
+
+def test_ddim_is_uniform_in_time_on_lsun_as_in_its_paper():
+    for dataset, spacing in (("cifar10", "time-quadratic"), ("lsun-cat", "time"), ("lsun-bedroom", "time")):
+        made = recipes.load(DDIMRecipe, "cmbench_baselines", dataset, "ddim", "paper", {}, trains=False)
+        assert made.spacing == spacing
 
 
 def test_preset_then_settings():
