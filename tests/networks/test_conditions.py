@@ -106,10 +106,10 @@ def test_forward_mode_derivatives_follow_both_conditions(kind):
     """MeanFlow's total derivative, against central differences."""
     network = shaken(made(TINY[kind], 2)).requires_grad_(False)
     x, dx = torch.randn(2, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
-    times, direction, h = torch.tensor([[0.7, 0.3], [0.9, 0.1]]), torch.tensor([[1.0, 1.0], [1.0, 2.0]]), 2e-3
+    times, direction, h = torch.tensor([[0.7, 0.3], [0.9, 0.1]]), torch.tensor([[1.0, 1.0], [1.0, 2.0]]), 1e-3
     _, slope = torch.func.jvp(network, (x, times), (dx, direction))
     ends = [network(x + sign * h * dx, times + sign * h * direction) for sign in (1, -1)]
     wanted = (ends[0] - ends[1]) / (2 * h)
-    assert float((slope - wanted).norm() / wanted.norm()) < 5e-3
+    assert float((slope - wanted).norm() / wanted.norm()) < 0.01
     _, frozen = torch.func.jvp(network, (x, times), (dx, 0 * direction))
     assert float((frozen - wanted).norm() / wanted.norm()) > 0.05
