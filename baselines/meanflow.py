@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cmbench.diffusion.jvp import network_jvp
 from cmbench.diffusion.preconditioning import expand
 from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, Method, Model, TrainJob
@@ -82,11 +83,9 @@ class MeanFlowObjective:
         z = x + expand(t, x) * (noise - x)
         v = noise - x
 
-        def u_of(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-            return mean_velocity(network, z, r, t, labels)
-
-        tangents = (v, torch.zeros_like(r), torch.ones_like(t))
-        u, slope = torch.func.jvp(u_of, (z, r, t), tangents)  # type: ignore[misc]
+        times = torch.stack([t, t - r], dim=1)
+        # along the path r stands still, so both times that the network is told run at rate one
+        u, slope = network_jvp(network, z, times, labels, v, torch.ones_like(times))
         goal = (v - expand(t - r, x) * slope).detach()
         square: Tensor = (u - goal).square().flatten(1).sum(1)
         return square / (square.detach() + self.recipe.c) ** self.recipe.power

@@ -4,7 +4,6 @@ A generator, a copy of the teacher evaluated once at one noise level, is trained
 teacher's. The samples' scores come from a second network, trained on the generator's samples as they change.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -92,13 +91,13 @@ class ScoreIdentityObjective:
         return generate(Denoiser(network, self.noise.sigma_data), noise, self.recipe.sigma_init, labels)
 
     def _learn_scores(self, made: Tensor, labels: Tensor | None, rng: torch.Generator) -> None:
+        self.fake.requires_grad_(True)
         sd = self.noise.sigma_data
         normal = torch.randn(len(made), device=made.device, generator=rng)
         sigma = torch.exp(self.recipe.log_mean + self.recipe.log_std * normal)
         noisy = made + expand(sigma, made) * torch.randn(made.shape, device=made.device, generator=rng)
         error = Denoiser(self.fake, sd)(noisy, sigma, labels) - made
         weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
-        self.fake.requires_grad_(True)
         self.optimizer.zero_grad(set_to_none=True)
         (weight * error.square().flatten(1).mean(1)).mean().backward()
         self.optimizer.step()
@@ -109,7 +108,7 @@ class ScoreIdentityObjective:
         low, high = (end ** (1 / self.noise.rho) for end in (self.noise.sigma_min, self.noise.sigma_max))
         sigma = (low + ramp * (high - low)) ** self.noise.rho
         noisy = made + expand(sigma, made) * torch.randn(made.shape, device=made.device, generator=rng)
-        self.fake.requires_grad_(False)
+        self.fake.requires_grad_(False)  # the loss runs through it, to the sample
         true = self.teacher(noisy, sigma, labels)
         false = Denoiser(self.fake, self.noise.sigma_data)(noisy, sigma, labels)
         difference = true - false
@@ -132,7 +131,7 @@ def train(job: TrainJob) -> nn.Module:
     recipe: SiDRecipe = job.recipe
     generator = job.student()
     assert job.teacher is not None  # student() has checked it
-    fake = copy.deepcopy(job.teacher).to(job.device).train().requires_grad_(True)
+    fake = job.student().to(job.device)
     teacher = Denoiser(job.teacher, job.noise.sigma_data)
     return job.fit(generator, ScoreIdentityObjective(recipe, job.noise, teacher, fake), recipe.fit)
 
