@@ -105,12 +105,12 @@ class TrajectoryObjective:
         distance: Distance,
         teacher: Denoise,
         step: Step,
-        target: nn.Module | None,
+        target: nn.Module,
     ) -> None:
         self.recipe, self.noise, self.distance = recipe, noise, distance
         self.teacher, self.step, self.target = teacher, step, target
         self.levels = karras_sigmas(noise, recipe.points).flip(0)
-        self.modules: Mapping[str, nn.Module] = {} if target is None else {"target": target}
+        self.modules: Mapping[str, nn.Module] = {"target": target}
 
     def loss(
         self, network: nn.Module, x: Tensor, labels: Tensor | None, _step: int, rng: torch.Generator
@@ -137,7 +137,7 @@ class TrajectoryObjective:
         start = levels[0].expand(len(x))
         x_t = x + expand(t, x) * torch.randn(x.shape, device=x.device, generator=rng)
 
-        target = Trajectory(self.target if self.target is not None else network, self.noise.sigma_data)
+        target = Trajectory(self.target, self.noise.sigma_data)
         with torch.no_grad():
             x_u = x_t
             for k in range(steps, 0, -1):
@@ -157,8 +157,7 @@ class TrajectoryObjective:
 
     def after_step(self, network: nn.Module, _step: int) -> None:
         """Move the target network towards the current one."""
-        if self.target is not None:
-            move_towards(self.target, network, self.recipe.target_ema)
+        move_towards(self.target, network, self.recipe.target_ema)
 
 
 def train(job: TrainJob) -> nn.Module:
@@ -172,7 +171,7 @@ def train(job: TrainJob) -> nn.Module:
         distance(recipe.metric, job.device),
         Denoiser(job.teacher, job.noise.sigma_data),
         STEPS[recipe.solver],
-        copy.deepcopy(student).requires_grad_(False).to(job.device) if recipe.target_ema else None,
+        copy.deepcopy(student).requires_grad_(False).to(job.device),
     )
     return job.fit(student, objective, recipe.fit)
 

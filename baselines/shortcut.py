@@ -5,6 +5,7 @@ smallest step learns the flow's velocity; a step of 2d learns where two steps of
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ def direction(
 
     The network is told t and log2(1/d) / log2(finest): 0 for the whole way, 1 for the smallest step.
     """
-    size = -torch.log2(d) / torch.log2(torch.tensor(float(finest)))
+    size = -torch.log2(d) / math.log2(finest)
     out: Tensor = network(x.float(), torch.stack([t, size.to(t.dtype)], dim=1).float(), labels)
     return out.to(x.dtype)
 

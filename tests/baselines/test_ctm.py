@@ -47,9 +47,11 @@ def test_a_jump_to_where_it_starts_is_the_identity():
     torch.testing.assert_close(Trajectory(Wild(), 0.5)(x, t, t), x, rtol=0, atol=0)
 
 
-def objective(**values) -> TrajectoryObjective:
-    recipe = CTMRecipe(points=40, target_ema=0.0, **values)
-    return TrajectoryObjective(recipe, NOISE, squared_l2, Denoiser(ExactDenoiser(DATA), 0.5), heun_step, None)
+def objective(target: nn.Module, **values) -> TrajectoryObjective:
+    recipe = CTMRecipe(points=40, **values)
+    return TrajectoryObjective(
+        recipe, NOISE, squared_l2, Denoiser(ExactDenoiser(DATA), 0.5), heun_step, target
+    )
 
 
 @pytest.mark.parametrize("most_steps", [1, 39])
@@ -58,7 +60,9 @@ def test_the_exact_jumps_have_no_trajectory_loss(most_steps: int):
 
     def loss(network: nn.Module) -> float:
         made = [
-            objective(most_steps=most_steps).trajectory(network, x, None, torch.Generator().manual_seed(seed))
+            objective(network, most_steps=most_steps).trajectory(
+                network, x, None, torch.Generator().manual_seed(seed)
+            )
             for seed in range(5)
         ]
         return float(torch.cat(made).mean())
@@ -72,7 +76,9 @@ def test_the_denoising_loss_is_least_where_g_is_the_denoiser():
     x = DATA.mean + DATA.std * torch.randn(4000, 1, 1, 1, generator=torch.Generator().manual_seed(0))
 
     def loss(data: Gaussian) -> float:
-        return float(objective().denoising(Exact(data), x, None, torch.Generator().manual_seed(1)).mean())
+        return float(
+            objective(Exact(data)).denoising(Exact(data), x, None, torch.Generator().manual_seed(1)).mean()
+        )
 
     best = loss(DATA)
     for other in (Gaussian(0.25, 0.4), Gaussian(0.15, 0.4), Gaussian(0.2, 0.5), Gaussian(0.2, 0.32)):
@@ -87,7 +93,7 @@ def test_levels_are_ordered_and_every_jump_is_trained():
             seen.append(torch.exp(4 * c_noise))
             return x
 
-    made = objective(most_steps=3)
+    made = objective(Spy(), most_steps=3)
     made.trajectory(Spy(), torch.zeros(5000, 1, 1, 1), None, torch.Generator().manual_seed(0))
     from_u, _, from_t, _ = seen  # the target's two jumps, the student's, the target's again
     (u, s), (t, again) = from_u.unbind(1), from_t.unbind(1)
