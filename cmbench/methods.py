@@ -64,11 +64,22 @@ class TrainJob:
         return build(self.network, self.images.shape, self.classes)
 
     def student(self) -> "nn.Module":
-        """A trainable network with the teacher's weights (its dropout is this recipe's, not the teacher's)."""
+        """A trainable network with the teacher's weights (its dropout is this recipe's, not the teacher's).
+
+        Conditions that the teacher lacks start without effect. Raises WorkError where anything else differs.
+        """
         if self.teacher is None:
             raise WorkError("this training needs a teacher")
+        from cmbench.networks.layers import MORE_CONDITIONS
+
         network = self.new_network()
-        network.load_state_dict(self.teacher.state_dict())
+        try:
+            missing, unexpected = network.load_state_dict(self.teacher.state_dict(), strict=False)
+        except RuntimeError as error:
+            raise WorkError(f"the teacher's weights do not fit the student: {error}") from error
+        wrong = [*unexpected, *(name for name in missing if not name.startswith(f"{MORE_CONDITIONS}."))]
+        if wrong:
+            raise WorkError(f"the teacher's weights do not fit the student: {', '.join(wrong)}")
         return network
 
     def fit(self, network: "nn.Module", objective: "Objective", settings: "Fit") -> "nn.Module":

@@ -15,7 +15,7 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 
 
 def noise_condition(sigma: Tensor) -> Tensor:
-    """The noise level as every network of cmbench receives it: ``ln(sigma) / 4``, [B]."""
+    """Noise levels as every network of cmbench receives them: ``ln(sigma) / 4``, in the shape of ``sigma``."""
     return torch.log(sigma) / 4
 
 
@@ -25,7 +25,10 @@ def scaled_input(sigma: Tensor, sigma_data: float) -> Tensor:
 
 
 def run_network(network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None, c_in: Tensor) -> Tensor:
-    """Evaluate the network on the scaled input; the result comes back in the type of ``x``."""
+    """Evaluate the network on the scaled input; the result comes back in the type of ``x``.
+
+    ``sigma`` is [B], or [B, n] for a network of n conditions; ``c_in`` is [B].
+    """
     out: Tensor = network((expand(c_in, x) * x).float(), noise_condition(sigma).float(), labels)
     return out.to(x.dtype)
 

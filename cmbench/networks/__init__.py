@@ -2,6 +2,10 @@
 
 Every network maps ``x`` [B, C, H, W] (already scaled by c_in), ``c_noise`` [B] = ln(σ)/4 (EDM's noise input)
 and ``labels`` [B] int64 or None to [B, C, H, W]. torch is imported when a network is built, not before.
+
+Every kind has the option ``conditions``. Methods that jump from one time to another build their network with
+``conditions=2``: ``c_noise`` is then [B, 2], and each column has an embedding of its own, the second of which starts
+as zero. All but those embeddings has the names, shapes and initial values of the network of one condition.
 """
 
 import inspect

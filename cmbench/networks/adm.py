@@ -18,9 +18,11 @@ from cmbench.networks.layers import (
     SelfAttention,
     label_count,
     level_sizes,
+    more_embeddings,
     need_labels,
     require_even_halving,
     require_rate,
+    split_conditions,
     zeroed,
 )
 
@@ -108,6 +110,7 @@ class ADMUNet(nn.Module):
         time_scale: factor on ``c_noise``. The released models were trained on 1000·ln(σ)/4 where every other
             network takes ln(σ)/4, so the factor is applied here and callers need not know.
         checkpointing: recompute activations in the backward pass instead of keeping them: slower, smaller.
+        conditions: see :mod:`cmbench.networks`.
 
     Raises:
         UsageError: an option out of range, or an image size that the levels cannot halve.
@@ -128,6 +131,7 @@ class ADMUNet(nn.Module):
         class_conditional: bool = False,
         time_scale: float = 1000.0,
         checkpointing: bool = False,
+        conditions: int = 1,
     ) -> None:
         super().__init__()
         heights = level_sizes(shape[1:], channels, multipliers, blocks, attention)
@@ -183,6 +187,12 @@ class ADMUNet(nn.Module):
         self.out = nn.Sequential(
             GroupNorm32(GROUPS, current), nn.SiLU(), zeroed(nn.Conv2d(current, shape[0], 3, padding=1))
         )
+        self.more_conditions = more_embeddings(
+            conditions,
+            lambda: nn.Sequential(
+                nn.Linear(channels, 4 * channels), nn.SiLU(), zeroed(nn.Linear(4 * channels, 4 * channels))
+            ),
+        )
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Evaluate the network; see ``cmbench.networks``.
@@ -190,10 +200,10 @@ class ADMUNet(nn.Module):
         Raises:
             UsageError: the network is class-conditional and ``labels`` is None.
         """
-        half = self.channels // 2
-        steps = torch.arange(half, device=x.device, dtype=torch.float32)
-        phase = self.time_scale * c_noise.float()[:, None] * torch.exp(-math.log(10000) / half * steps)
-        embedding = self.time_embed(torch.cat([phase.cos(), phase.sin()], dim=1))
+        first, *others = split_conditions(c_noise, 1 + len(self.more_conditions))
+        embedding = self.time_embed(self._features(first))
+        for embed, condition in zip(self.more_conditions, others, strict=True):
+            embedding = embedding + embed(self._features(condition))
         if self.label_emb is not None:
             embedding = embedding + self.label_emb(need_labels(labels))
 
@@ -207,6 +217,12 @@ class ADMUNet(nn.Module):
             h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding)
         out: Tensor = self.out(h)
         return out
+
+    def _features(self, condition: Tensor) -> Tensor:
+        half = self.channels // 2
+        steps = torch.arange(half, device=condition.device, dtype=torch.float32)
+        phase = self.time_scale * condition.float()[:, None] * torch.exp(-math.log(10000) / half * steps)
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
 
     def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():

@@ -1,6 +1,6 @@
 """Parts that the networks share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch.nn.functional as F
@@ -57,6 +57,35 @@ def zeroed(module: M) -> M:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+MORE_CONDITIONS = "more_conditions"
+"""Where every network keeps the embeddings of the conditions after the first."""
+
+
+def more_embeddings(conditions: int, make: Callable[[], nn.Module]) -> nn.ModuleList:
+    """An embedding for each condition after the first, made last so that the other weights start as without them.
+
+    ``make`` gives one that starts as zero: a network that takes over weights of one condition then starts as it was.
+
+    Raises:
+        UsageError: no condition at all.
+    """
+    if conditions < 1:
+        raise UsageError(f"a network needs at least one condition, got conditions={conditions}")
+    return nn.ModuleList(make() for _ in range(conditions - 1))
+
+
+def split_conditions(c_noise: Tensor, conditions: int) -> list[Tensor]:
+    """The conditions one by one, [B] each, of ``c_noise`` [B] (one condition) or [B, conditions].
+
+    Raises:
+        UsageError: another number of conditions than the network was built for.
+    """
+    columns = [c_noise] if c_noise.ndim == 1 else list(c_noise.unbind(1))
+    if len(columns) != conditions:
+        raise UsageError(f"this network takes {conditions} conditions, got {len(columns)}")
+    return columns
 
 
 def level_sizes(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cmbench.errors import UsageError
+from cmbench.networks.layers import more_embeddings, split_conditions, zeroed
 
 
 class TimeEmbedding(nn.Module):
@@ -61,6 +62,7 @@ class ResidualMLP(nn.Module):
         embedding: width of the time (and class) embedding.
         max_frequency: see :class:`TimeEmbedding`.
         class_conditional: whether labels are read; they are then required.
+        conditions: see :mod:`cmbench.networks`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ResidualMLP(nn.Module):
         embedding: int = 128,
         max_frequency: float = 1.0,
         class_conditional: bool = False,
+        conditions: int = 1,
     ) -> None:
         super().__init__()
         size = math.prod(shape)
@@ -85,9 +88,19 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
 
+        def zero_embedding() -> TimeEmbedding:
+            made = TimeEmbedding(embedding, max_frequency)
+            zeroed(made.mix[2])
+            return made
+
+        self.more_conditions = more_embeddings(conditions, zero_embedding)
+
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``x`` [B, C, H, W], ``c_noise`` [B], ``labels`` [B] or None -> [B, C, H, W]."""
-        embedding = self.time(c_noise)
+        """``x`` [B, C, H, W], ``c_noise`` [B] or [B, conditions], ``labels`` [B] or None -> [B, C, H, W]."""
+        first, *others = split_conditions(c_noise, 1 + len(self.more_conditions))
+        embedding = self.time(first)
+        for embed, condition in zip(self.more_conditions, others, strict=True):
+            embedding = embedding + embed(condition)
         if self.label is not None:
             if labels is None:
                 raise UsageError("this network is class-conditional: it needs labels")

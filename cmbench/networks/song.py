@@ -17,9 +17,12 @@ from cmbench.networks.layers import (
     group_norm,
     label_count,
     level_sizes,
+    more_embeddings,
     need_labels,
     require_even_halving,
     require_rate,
+    split_conditions,
+    zeroed,
 )
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
@@ -160,6 +163,7 @@ class SongUNet(nn.Module):
         fourier_scale: standard deviation of the Fourier frequencies.
         encoder: "residual" adds the shrunk input image, through a convolution, after every halving (NCSN++).
         resample_filter: taps of the FIR filter that halves and doubles the resolution.
+        conditions: see :mod:`cmbench.networks`.
 
     Raises:
         UsageError: an option out of range, or an image size that the levels cannot halve.
@@ -180,6 +184,7 @@ class SongUNet(nn.Module):
         fourier_scale: float = 16.0,
         encoder: Literal["standard", "residual"] = "standard",
         resample_filter: Sequence[int] = (1, 1),
+        conditions: int = 1,
     ) -> None:
         super().__init__()
         heights = level_sizes(shape[1:], channels, multipliers, blocks, attention)
@@ -235,6 +240,12 @@ class SongUNet(nn.Module):
                 current = outputs
         self.dec[f"{names[0]}_aux_norm"] = group_norm(current, EPS)
         self.dec[f"{names[0]}_aux_conv"] = _xavier(nn.Conv2d(current, shape[0], 3, padding=1), ALMOST_ZERO)
+        self.more_conditions = more_embeddings(
+            conditions,
+            lambda: nn.Sequential(
+                _xavier(nn.Linear(features, width)), nn.SiLU(), zeroed(nn.Linear(width, width))
+            ),
+        )
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Evaluate the network; see ``cmbench.networks``. Starts near zero.
@@ -242,13 +253,17 @@ class SongUNet(nn.Module):
         Raises:
             UsageError: the network is class-conditional and ``labels`` is None.
         """
-        embedding = self.map_noise(c_noise)
+        first, *others = split_conditions(c_noise, 1 + len(self.more_conditions))
+        embedding = self.map_noise(first)
         if self.map_label is not None:
             weight, bias = self.map_label.weight, self.map_label.bias
             # Row of the weight: the product with a one-hot vector, scaled to unit variance as in EDM.
             chosen = F.embedding(need_labels(labels), weight.t())
             embedding = embedding + chosen * math.sqrt(weight.shape[1]) + bias
-        embedding = F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
+        embedding = self.map_layer1(F.silu(self.map_layer0(embedding)))
+        for embed, condition in zip(self.more_conditions, others, strict=True):
+            embedding = embedding + embed(self.map_noise(condition))
+        embedding = F.silu(embedding)
 
         h = image = x
         skips: list[Tensor] = []

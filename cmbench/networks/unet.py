@@ -12,8 +12,10 @@ from cmbench.networks.layers import (
     group_norm,
     label_count,
     level_sizes,
+    more_embeddings,
     need_labels,
     require_rate,
+    split_conditions,
     zeroed,
 )
 
@@ -61,6 +63,7 @@ class UNet(nn.Module):
         attention: heights of the feature maps at which every block is followed by self-attention.
         dropout: rate within the blocks.
         class_conditional: add an embedding of the label to that of the noise level.
+        conditions: see :mod:`cmbench.networks`.
 
     Raises:
         UsageError: an option out of range.
@@ -77,6 +80,7 @@ class UNet(nn.Module):
         attention: Sequence[int] = (),
         dropout: float = 0.0,
         class_conditional: bool = False,
+        conditions: int = 1,
     ) -> None:
         super().__init__()
         heights = level_sizes(shape[1:], channels, multipliers, blocks, attention)
@@ -110,6 +114,16 @@ class UNet(nn.Module):
         self.last = nn.Sequential(
             group_norm(current), nn.SiLU(), zeroed(nn.Conv2d(current, shape[0], 3, padding=1))
         )
+        self.more_conditions = more_embeddings(
+            conditions,
+            lambda: nn.Sequential(nn.Linear(channels, width), nn.SiLU(), zeroed(nn.Linear(width, width))),
+        )
+
+    def _features(self, condition: Tensor) -> Tensor:
+        slow, fast = (math.log2(frequency) for frequency in FREQUENCIES)
+        frequencies = torch.logspace(slow, fast, self.channels // 2, base=2, device=condition.device)
+        phase = condition.float()[:, None] * frequencies.float()
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Evaluate the network; see ``cmbench.networks``. Starts as zero.
@@ -117,10 +131,10 @@ class UNet(nn.Module):
         Raises:
             UsageError: the network is class-conditional and ``labels`` is None.
         """
-        slow, fast = (math.log2(frequency) for frequency in FREQUENCIES)
-        frequencies = torch.logspace(slow, fast, self.channels // 2, base=2, device=x.device)
-        phase = c_noise.float()[:, None] * frequencies.float()
-        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1))
+        first, *others = split_conditions(c_noise, 1 + len(self.more_conditions))
+        embedding = self.embed(self._features(first))
+        for embed, condition in zip(self.more_conditions, others, strict=True):
+            embedding = embedding + embed(self._features(condition))
         if self.embed_label is not None:
             embedding = embedding + self.embed_label(need_labels(labels))
         embedding = F.silu(embedding)

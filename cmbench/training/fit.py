@@ -16,7 +16,7 @@ class Fit:
         batch_size: images a step.
         learning_rate: peak rate.
         optimizer: ``adam`` or ``radam`` (both without weight decay).
-        beta2: second-moment decay.
+        beta1, beta2: decay of the first and the second moment.
         schedule: ``constant``, ``cosine`` (to zero) or ``linear`` (to zero), after the warm-up.
         warmup_steps: linear warm-up from zero.
         clip: largest gradient norm; 0 turns clipping off.
@@ -32,6 +32,7 @@ class Fit:
     batch_size: int = 256
     learning_rate: float = 1e-3
     optimizer: Literal["adam", "radam"] = "adam"
+    beta1: float = 0.9
     beta2: float = 0.999
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = 0

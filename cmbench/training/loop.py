@@ -20,10 +20,25 @@ from cmbench.training.fit import Fit, ema_decay, learning_rate
 EXPLOSION = 1e4  # a mean loss this many times its best value counts as diverged
 
 
-class Objective(Protocol):
-    """What is minimised. Anything it keeps between steps (a target network) is in ``modules``."""
+class Stateful(Protocol):
+    """Anything whose state can be saved and put back: a network, an optimiser."""
 
-    modules: Mapping[str, nn.Module]
+    def state_dict(self) -> Mapping[str, Any]:
+        """Nested dictionaries of tensors and JSON values."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Inverse of :meth:`state_dict`."""
+        ...
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    @property
+    def modules(self) -> Mapping[str, Stateful]:
+        """All that it keeps between steps (a target network, a second network and its optimiser), by name."""
+        ...
 
     def loss(
         self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator, /
@@ -64,7 +79,7 @@ def move_towards(average: nn.Module, current: nn.Module, decay: float) -> None:
 
 def make_optimizer(network: nn.Module, fit: Fit) -> torch.optim.Optimizer:
     """Adam or RAdam over the network's parameters, fused or multi-tensor where the device has it."""
-    betas = (0.9, fit.beta2)
+    betas = (fit.beta1, fit.beta2)
     if fit.optimizer == "radam":
         return torch.optim.RAdam(network.parameters(), lr=fit.learning_rate, betas=betas, foreach=True)
     return torch.optim.Adam(network.parameters(), lr=fit.learning_rate, betas=betas, fused=True)
