@@ -141,7 +141,7 @@ DFNO = Method(
         "one evaluation is a pass with M points, so it costs M times a plain one and more; the teacher is the EDM "
         "network with a deterministic sampler on the Karras grid (theirs is variance-preserving with DDIM), the points "
         "are evenly spaced on that grid (theirs: quadratic in t); the network emits the clean image that a straight "
-        "step from the noise would need, so the loss weighs all points alike (theirs weighs x(t) by alpha / sigma); the "
-        "temporal convolutions are linear, residual and start as the identity"
+        "step from the noise would need, so the loss weighs all points alike (theirs weighs x(t) by alpha / sigma); "
+        "the temporal convolutions are linear, residual and start as the identity"
     ),
 )

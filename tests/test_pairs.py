@@ -165,7 +165,7 @@ def test_a_damaged_shard_is_named(tmp_path, damage: str):
 
 def test_pairs_that_are_not_finite_are_refused(tmp_path):
     broken = replace(WANTED, make=lambda _: lambda noise, _labels: noise[:, None] / 0 * 0)
-    with pytest.raises(WorkError, match="pairs 0 to 3: .*not finite"):
+    with pytest.raises(WorkError, match=r"pairs 0 to 3: .*not finite"):
         make(tmp_path, broken)
     assert not list(tmp_path.rglob("*.npy"))
 
