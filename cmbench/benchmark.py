@@ -223,7 +223,7 @@ class Sweep:
         measured = engine.measure(merged, reference)
         comparing.write(shop.out, plan.key, measured.influences)
         self._preview(plan, source)
-        cost: dict[str, Any] = {"training_seconds": training_seconds(shop, plan.need)}
+        cost: dict[str, Any] = training_cost(shop, plan.need)
         if sampled:
             rate = sampled / seconds
             cost |= {"sampling_seconds": round(seconds, 3), "images_per_second": round(rate, 2)}
@@ -279,10 +279,27 @@ def timed(
         yield *batch, time.perf_counter() - started
 
 
-def training_seconds(shop: Workshop, need: Need) -> float | None:
-    """Training time of a checkpoint and its parents; None where one of them is not there."""
-    checkpoint = shop.find(need)
-    if checkpoint is None:
-        return None
-    above = training_seconds(shop, need.parent) if need.parent else 0.0
-    return None if above is None else round(checkpoint.header.seconds + above, 1)
+def training_cost(shop: Workshop, need: Need) -> dict[str, Any]:
+    """What led to a checkpoint, its parents and their synthetic pairs included.
+
+    ``training_seconds`` is None where a parent is not there. Only what has pairs behind it has ``pair_seconds`` (a part
+    of ``training_seconds``) and ``pair_evaluations``; a set counts once, and in full, in every method that uses it.
+    """
+    trained: dict[str, float | None] = {}
+    made: dict[str, Mapping[str, Any]] = {}
+    open_needs = [need]
+    while open_needs:
+        one = open_needs.pop()
+        checkpoint = shop.find(one)
+        trained[one.key] = checkpoint.header.seconds if checkpoint else None
+        if checkpoint and checkpoint.header.pairs:
+            made[checkpoint.header.pairs["key"]] = checkpoint.header.pairs
+        open_needs += one.above
+    pair_seconds = sum(pairs["seconds"] for pairs in made.values())
+    known = [seconds for seconds in trained.values() if seconds is not None]
+    whole = len(known) == len(trained)
+    cost: dict[str, Any] = {"training_seconds": round(sum(known) + pair_seconds, 1) if whole else None}
+    if made:
+        evaluations = sum(pairs["evaluations"] for pairs in made.values())
+        cost |= {"pair_seconds": round(pair_seconds, 1), "pair_evaluations": evaluations}
+    return cost

@@ -135,7 +135,14 @@ class Bars:
 
     def training(self, title: str) -> "Callable[[TrainingProgress], None]":
         """What receives the progress of a training."""
-        return lambda p: self.advance(f"train {title}", p.step, p.steps, f"loss {p.loss:.4g}")
+
+        def receive(p: "TrainingProgress") -> None:
+            if p.loss is None:
+                self.advance(f"make {title}", p.step, p.steps)
+            else:
+                self.advance(f"train {title}", p.step, p.steps, f"loss {p.loss:.4g}")
+
+        return receive
 
 
 @contextmanager

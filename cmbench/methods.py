@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmbench import registry
 from cmbench.diffusion.noise import NoiseRange
-from cmbench.errors import WorkError
+from cmbench.errors import UsageError, WorkError
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from cmbench.data import ImageData
     from cmbench.diffusion.preconditioning import Denoise
+    from cmbench.pairs import Pairs, PairSet
     from cmbench.sampling.generate import Sampler
+    from cmbench.training.batches import TrainingImages
     from cmbench.training.fit import Fit
     from cmbench.training.loop import Objective, Report
 
@@ -40,7 +42,11 @@ class Model:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All that a training needs. ``teacher`` is the parent's network, frozen, where the method names a parent."""
+    """All that a training needs.
+
+    ``teacher`` is the parent's network, frozen, where the method names a parent; ``pairs`` are the synthetic pairs
+    that the method asks for.
+    """
 
     recipe: Any
     images: "ImageData"
@@ -53,6 +59,7 @@ class TrainJob:
     report: "Report"
     variant: str = ""
     teacher: "nn.Module | None" = None
+    pairs: "PairSet | None" = None
 
     def new_network(self) -> "nn.Module":
         """A freshly initialised network of the recipe, the same for the same seed."""
@@ -83,13 +90,26 @@ class TrainJob:
         return network
 
     def fit(self, network: "nn.Module", objective: "Objective", settings: "Fit") -> "nn.Module":
-        """Run the training loop; returns the evaluated network."""
+        """Run the training loop on the data set; returns the evaluated network."""
+        return self._fit(network, objective, self.images, settings)
+
+    def fit_pairs(self, network: "nn.Module", objective: "Objective", settings: "Fit") -> "nn.Module":
+        """Run the training loop on the pairs: the objective receives x [B, 1 + M, C, H, W], the noise first."""
+        if self.pairs is None:
+            raise WorkError("this training needs pairs")
+        if settings.flip:
+            raise UsageError("flip=true: the mirror image of a pair is no pair of the teacher")
+        return self._fit(network, objective, self.pairs, settings)
+
+    def _fit(
+        self, network: "nn.Module", objective: "Objective", data: "TrainingImages", settings: "Fit"
+    ) -> "nn.Module":
         from cmbench.training.loop import train
 
         return train(
             network,
             objective,
-            self.images,
+            data,
             settings,
             seed=self.seed,
             device=self.device,
@@ -132,6 +152,8 @@ class Method:
         sampler: ``(model, recipe, nfe) -> Sampler``.
         train: trains and returns the evaluated network; None for a method that samples with its parent's network.
         parent: ``(variant, recipe) -> Parent`` whose checkpoint it needs, or None.
+        pairs: ``(variant, recipe) -> Pairs``, the synthetic data that it trains on, or None. Methods whose pairs are
+            the same share one set.
         variant: ``(nfe, recipe)`` -> which of its checkpoints serves this NFE.
         refuses: ``(nfe, recipe)`` -> why it cannot do this NFE, or None.
         nfes: the numbers of evaluations it is usually shown at; what ``cmbench run`` measures where none are named.
@@ -151,6 +173,7 @@ class Method:
     sampler: "Callable[[Model, Any, int], Sampler]"
     train: "Callable[[TrainJob], nn.Module] | None" = None
     parent: Callable[[str, Any], Parent | None] = field(default=lambda _variant, _recipe: None)
+    pairs: "Callable[[str, Any], Pairs | None]" = field(default=lambda _variant, _recipe: None)
     variant: Callable[[int, Any], str] = one_variant
     refuses: Callable[[int, Any], str | None] = any_nfe
     nfes: tuple[int, ...] = (1, 2)

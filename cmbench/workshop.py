@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmbench import checkpoints, methods, recipes
+from cmbench import checkpoints, methods, pairs, recipes
 from cmbench.checkpoints import Checkpoint, Header
 from cmbench.claims import claim
 from cmbench.errors import UsageError
-from cmbench.methods import Method, TrainJob
+from cmbench.methods import Method, Model, TrainJob
+from cmbench.pairs import Pairs, PairSet
 from cmbench.recipes import Common
 from cmbench.records import fingerprint
 
@@ -27,6 +28,20 @@ Begin = Callable[[str], "Callable[[Progress], None]"]
 
 
 @dataclass(frozen=True)
+class PairNeed:
+    """One set of synthetic pairs that is wanted, and the network that makes it."""
+
+    pairs: Pairs
+    of: "Need"
+    identity: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Hash of the identity."""
+        return fingerprint(self.identity)
+
+
+@dataclass(frozen=True)
 class Need:
     """One network that is wanted: everything that determines its training."""
 
@@ -36,6 +51,14 @@ class Need:
     seed: int
     parent: "Need | None"
     identity: Mapping[str, Any]
+    pairs: PairNeed | None = None
+
+    @property
+    def above(self) -> "tuple[Need, ...]":
+        """The networks that this training uses: its teacher, the maker of its pairs."""
+        makers = (self.pairs.of,) if self.pairs else ()
+        both = (self.parent, *makers) if self.parent else makers
+        return tuple({need.key: need for need in both}.values())
 
     @property
     def key(self) -> str:
@@ -52,7 +75,7 @@ class Workshop:
         preset: preset of all recipes.
         settings: ``--set`` values, nested; keys of ``common`` stand at the top, those of a method under its name.
         common: what all methods share, ``settings`` included.
-        out: results folder; trained checkpoints go to ``out/checkpoints``.
+        out: results folder; trained checkpoints go to ``out/checkpoints``, synthetic pairs to ``out/pairs``.
         given: checkpoints named by the user; each serves wherever its method and variant are needed.
         device: where trainings run.
         begin: see :data:`Begin`.
@@ -112,7 +135,24 @@ class Workshop:
             "seed": own_seed,
             "parent": self.identity(upward) if upward else None,
         }
-        return Need(method, recipe, variant, own_seed, upward, identity)
+        wanted = self._pair_need(method.pairs(variant, recipe), seed)
+        if wanted:  # without pairs there is no such entry: other methods' keys stay what they were
+            identity["pairs"] = wanted.identity
+        return Need(method, recipe, variant, own_seed, upward, identity, wanted)
+
+    def _pair_need(self, wanted: Pairs | None, seed: int) -> PairNeed | None:
+        if wanted is None:
+            return None
+        maker = methods.get(wanted.of.method)
+        of = self._need(maker, self.recipe(maker), wanted.of.variant, seed)
+        identity = {
+            "kind": "pairs",
+            "of": self.identity(of),
+            "settings": dict(wanted.settings),
+            "count": wanted.count,
+            "seed": wanted.seed,
+        }
+        return PairNeed(wanted, of, identity)
 
     def identity(self, need: Need) -> str:
         """What names this checkpoint in other identities: its training's hash, or that of the user's file."""
@@ -124,7 +164,9 @@ class Workshop:
         if given := self._given(need):
             return [given.sha256]
         own = {key: value for key, value in need.identity.items() if key not in ("seed", "parent")}
-        return [own, *(self.lineage(need.parent) if need.parent else [])]
+        if need.pairs:
+            own["pairs"] = {key: value for key, value in need.pairs.identity.items() if key != "of"}
+        return [own, *(line for above in need.above for line in self.lineage(above))]
 
     def _given(self, need: Need) -> Checkpoint | None:
         for checkpoint in self.given:
@@ -139,14 +181,13 @@ class Workshop:
 
     def check_given(self, needs: Iterable[Need]) -> None:
         """Raise UsageError where the user gave a checkpoint that serves none of these needs nor their parents."""
-        used = set()
-        for need in needs:
-            step: Need | None = need
-            while step is not None:
-                if given := self._given(step):
-                    used.add(given.path)
-                    break
-                step = step.parent
+        used, open_needs = set(), list(needs)
+        while open_needs:
+            need = open_needs.pop()
+            if given := self._given(need):
+                used.add(given.path)
+            else:
+                open_needs += need.above
         for checkpoint in self.given:
             if checkpoint.path not in used:
                 head = checkpoint.header
@@ -161,6 +202,23 @@ class Workshop:
         name = f"{self.images.name}-{need.method.name}{stage}-seed{need.seed}-{need.key}.safetensors"
         return self.out / "checkpoints" / name
 
+    def ensure_pairs(self, wanted: PairNeed, *, wait: bool = True) -> PairSet:
+        """The pairs, made now (with the network that makes them) where they are not there yet, shard by shard."""
+        maker = self.ensure(wanted.of, wait=wait)
+        head = maker.header
+        stage = f"{wanted.of.method.label} {head.variant}".strip()
+        with claim(self.out, f"pairs-{wanted.key}", wait=wait):
+            return pairs.make(
+                wanted.pairs,
+                Model(maker.network(self.device), head.noise),
+                self.out / "pairs" / wanted.key,
+                shape=head.shape,
+                classes=head.classes,
+                batch_size=self.common.batch_size,
+                device=self.device,
+                report=self.begin(f"pairs of {stage} on {self.images.title}, seed {wanted.pairs.seed}"),
+            )
+
     def find(self, need: Need) -> Checkpoint | None:
         """The checkpoint, if the user gave it, it has been trained, or it ships with the package."""
         if given := self._given(need):
@@ -171,7 +229,7 @@ class Workshop:
         return checkpoints.load(shipped[0]) if shipped else None
 
     def ensure(self, need: Need, *, force: bool = False, wait: bool = True) -> Checkpoint:
-        """The checkpoint, trained now (with the parents that are missing) where it is not there yet.
+        """The checkpoint, trained now (with the parents and pairs that are missing) where it is not there yet.
 
         A training that was interrupted goes on from its last state. ``force`` trains anew, though not the parents,
         and not what the user gave. One process trains a checkpoint at a time; another one waits for it, or without
@@ -198,6 +256,7 @@ class Workshop:
                 f"{teacher.path} was trained with sigma_data {theirs}, the recipe has {sigma_data}: "
                 f"--set noise.sigma_data={theirs}"
             )
+        synthetic = self.ensure_pairs(need.pairs, wait=wait) if need.pairs else None
         path = self.path(need)
         state = path.with_suffix(".state")
         if force:
@@ -221,6 +280,7 @@ class Workshop:
             report=self.begin(title),
             variant=need.variant,
             teacher=teacher.network(self.device) if teacher else None,
+            pairs=synthetic,
         )
         assert need.method.train is not None  # _need made no Need of a method that does not train
         trained = need.method.train(job)
@@ -237,7 +297,18 @@ class Workshop:
             seed=need.seed,
             seconds=round(time.perf_counter() - started, 1),
             notes=need.method.notes(need.recipe),
+            pairs=cost_of(need.pairs, synthetic) if need.pairs and synthetic else None,
         )
         saved = checkpoints.save(path, trained, header)
         state.unlink(missing_ok=True)
         return saved
+
+
+def cost_of(wanted: PairNeed, made: PairSet) -> dict[str, Any]:
+    """What a checkpoint's header keeps of its pairs, which may be deleted once it is trained."""
+    return {
+        "key": wanted.key,
+        "count": len(made),
+        "seconds": round(made.seconds, 1),
+        "evaluations": made.evaluations,
+    }

@@ -8,6 +8,7 @@ from cmbench import methods, session
 from cmbench.benchmark import Outcome, Plan, Sweep
 from cmbench.workshop import Workshop
 
+FLOWS = ("rf1", "rf2", "rf3", "rf1-distill", "rf2-distill", "rf3-distill")
 SETTINGS = (
     "network.width=16",
     "network.blocks=1",
@@ -15,11 +16,14 @@ SETTINGS = (
     "shard=40",
     *(
         f"{method}.fit.{key}={value}"
-        for method in ("edm", "cd", "ct", "pd")
+        for method in ("edm", "cd", "ct", "pd", "kd", "dfno", *FLOWS)
         for key, value in (("steps", 40), ("batch_size", 16), ("checkpoint_every", 10))
     ),
     "edm.fit.warmup_steps=0",
+    "rf1.fit.warmup_steps=0",
     "pd.start=4",
+    *(f"{method}.pairs={{count=60, points=4, keep=2}}" for method in ("kd", "dfno")),
+    *(f"{method}.pairs={{count=60, steps=2}}" for method in FLOWS if method != "rf1"),
 )
 SAMPLES = 100
 

@@ -34,6 +34,7 @@ class Header:
         seed: training seed.
         seconds: training time, parents not included.
         notes: remarks that every record made with it carries.
+        pairs: key, count and cost (``seconds``, network ``evaluations``) of the synthetic pairs it was trained on.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Header:
     seconds: float
     notes: tuple[str, ...] = ()
     format: int = FORMAT
+    pairs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,13 @@ def load(path: Path) -> Checkpoint:
 
 
 def _content_hash(path: Path, header: Header) -> str:
-    """SHA-256 over header and weights, the training time left out: the same training has the same hash."""
-    digest = hashlib.sha256(json.dumps({**asdict(header), "seconds": None}, sort_keys=True).encode())
+    """SHA-256 over header and weights, the times left out: the same training has the same hash."""
+    content = {**asdict(header), "seconds": None}
+    if header.pairs is None:
+        del content["pairs"]  # files from before there were pairs keep their hash
+    else:
+        content["pairs"] = {**header.pairs, "seconds": None}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     with path.open("rb") as file:
         index = json.loads(file.read(int.from_bytes(file.read(8), "little")))  # names, types, shapes, places
         index.pop("__metadata__", None)

@@ -31,7 +31,8 @@ def build(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int) 
 
     Args:
         config: ``{"kind": "mlp" | "unet" | "song" | "adm", **options}``; the options are the
-            keyword arguments of that kind's class.
+            keyword arguments of that kind's class. With ``"trajectory": {"points": M, "modes": K}`` it becomes a
+            :class:`~cmbench.networks.trajectory.TrajectoryNetwork` around the plain network.
         shape: (C, H, W) of one image, input and output alike.
         classes: number of classes of the data set, 0 if it has no labels.
 
@@ -40,6 +41,9 @@ def build(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int) 
     """
     options = dict(config)
     kind = options.pop("kind", None)
+    trajectory = options.pop("trajectory", None)
+    if trajectory is not None:
+        return _with_time_axis(trajectory, build({"kind": kind, **options}, shape, classes), shape, classes)
     if kind is None:
         raise UsageError(f"a network needs a kind: one of {', '.join(KINDS)}")
     if kind not in KINDS:
@@ -55,6 +59,18 @@ def build(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int) 
         if (wanted := _mismatch(value, hints[option])) is not None:
             raise UsageError(f"option '{option}' of network '{kind}' must be {wanted}, got {value!r}")
     return network(shape, classes, **options)
+
+
+def _with_time_axis(
+    settings: Any, inner: "nn.Module", shape: tuple[int, int, int], classes: int
+) -> "nn.Module":
+    from cmbench.networks.trajectory import TrajectoryNetwork
+
+    wanted = ("points", "modes")
+    right = isinstance(settings, Mapping) and set(settings) == set(wanted)
+    if not right or any(_mismatch(settings[name], int) for name in wanted):
+        raise UsageError(f"option 'trajectory' must be {{points = M, modes = K}}, got {settings!r}")
+    return TrajectoryNetwork(inner, shape, classes, **settings)
 
 
 def _mismatch(value: Any, hint: Any) -> str | None:

@@ -37,6 +37,8 @@ def build(
     - Bold is the best of a group among rows that compare: published ones, or ones measured under one protocol
       with one number of samples; a figure that nothing compares with is not bold.
     - NFE is the counted number; where it is not the one asked for, a footnote says so.
+    - The paper's marks stand on measured rows too; on methods that it does not list, ``synthetic-data`` where the
+      record's cost has synthetic pairs.
     - Order: see :func:`cmbench.report.order.ranking`; published rows stand above measured ones of their kind.
 
     Args:
@@ -82,7 +84,8 @@ def _assemble(
     block = next(blocks, None)
     rows = [(row.group, row.method, float(row.nfe), _published_row(row, columns)) for row in published]
     for item, extra in zip(measured, _row_notes(measured), strict=True):
-        mark = next((row.mark for row in order if row.method == item.first.label), "")
+        synthetic = "synthetic-data" if "pair_evaluations" in item.first.cost else ""
+        mark = next((row.mark for row in order if row.method == item.first.label), synthetic)
         if block:
             mark = "distillation" if item.first.group == _DISTILLATION else mark
         row = _measured_row(item, columns, extra, mark)

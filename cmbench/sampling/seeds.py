@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NOISE, LABEL, SAMPLER = 0, 1, 2  # independent streams of one sample
+# Independent streams of one sample. Synthetic pairs have their own: no student trains on the noise it is tested on.
+NOISE, LABEL, SAMPLER, PAIR_NOISE, PAIR_LABEL = range(5)
 
 
 def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
@@ -16,15 +17,15 @@ def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
 
-def initial_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+def initial_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: int = NOISE) -> Tensor:
     """Unit-normal noise of the samples ``indices``: float32 [B, *shape], on the CPU."""
-    draws = [stream(seed, i, NOISE).standard_normal(shape, dtype=np.float32) for i in indices]
+    draws = [stream(seed, i, purpose).standard_normal(shape, dtype=np.float32) for i in indices]
     return torch.from_numpy(np.stack(draws))
 
 
-def class_labels(seed: int, indices: Sequence[int], classes: int) -> Tensor:
+def class_labels(seed: int, indices: Sequence[int], classes: int, purpose: int = LABEL) -> Tensor:
     """Uniform class labels of the samples ``indices``: int64 [B], on the CPU."""
-    return torch.tensor([int(stream(seed, i, LABEL).integers(classes)) for i in indices])
+    return torch.tensor([int(stream(seed, i, purpose).integers(classes)) for i in indices])
 
 
 class SampleRng:

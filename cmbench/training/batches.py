@@ -18,12 +18,12 @@ class TrainingImages(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 [B, C, H, W] at these indices."""
+        """uint8 [B, C, H, W] at these indices; of synthetic pairs float32 [B, 1 + M, C, H, W], taken as they are."""
         ...
 
 
 class Batches:
-    """Batches of a data set, normalised to [-1, 1], on the training device.
+    """Batches of a data set (normalised to [-1, 1]) or of synthetic pairs, on the training device.
 
     Sets of at most 2 GiB are moved to the device once, larger ones are read batch by batch.
     """
@@ -56,7 +56,10 @@ class Batches:
         return np.concatenate(parts)
 
     def at(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Images float32 [B, C, H, W] in [-1, 1] and labels [B] or None of a step; flips draw from ``generator``."""
+        """Images float32 [B, C, H, W] in [-1, 1] and labels [B] or None of a step; flips draw from ``generator``.
+
+        Of pairs, float32 [B, 1 + M, C, H, W].
+        """
         chosen = self.indices(step)
         where = torch.from_numpy(chosen).to(self.device)
         raw = (
@@ -64,9 +67,10 @@ class Batches:
             if self._all is not None
             else torch.from_numpy(self.images.read(chosen)).to(self.device)
         )
-        x = raw.float() / 127.5 - 1
+        x = raw.float() / 127.5 - 1 if raw.dtype == torch.uint8 else raw
         if self.flip:
             flipped = torch.rand(len(x), device=self.device, generator=generator) < 0.5
             x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
-        x = x.contiguous(memory_format=torch.channels_last)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         return x, None if self._labels is None else self._labels[where]

@@ -43,7 +43,7 @@ class Objective(Protocol):
     def loss(
         self, network: nn.Module, x: Tensor, labels: Tensor | None, step: int, rng: torch.Generator, /
     ) -> Tensor:
-        """Per-sample losses [B] for images ``x`` [B, C, H, W] in [-1, 1]."""
+        """Per-sample losses [B] for images ``x`` [B, C, H, W] in [-1, 1], or for pairs [B, 1 + M, C, H, W]."""
         ...
 
     def after_step(self, network: nn.Module, step: int, /) -> None:
@@ -53,11 +53,11 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop tells its caller now and then."""
+    """What the loop tells its caller now and then. ``loss`` is None where pairs are made, not a network trained."""
 
     step: int
     steps: int
-    loss: float
+    loss: float | None = None
 
 
 Report = Callable[[Progress], None]
