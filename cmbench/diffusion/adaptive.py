@@ -48,8 +48,9 @@ def solve_rk45(slope: Slope, y: Tensor, start: float, end: float, *, rtol: float
         now, at, again = t[rows], y[rows], rejected[rows]
         least = 10 * (torch.nextafter(now, torch.full_like(now, direction * torch.inf)) - now).abs()
         size = torch.where(again, h[rows], torch.maximum(h[rows], least))
-        if bool((size < least).any()):
-            where = float(now[size < least][0])
+        stuck = ~(size >= least)  # true of NaN, too
+        if bool(stuck.any()):
+            where = float(now[stuck][0])
             raise WorkError(f"the adaptive solver's step became too small at t = {where:.6g}")
         ahead = now + direction * size
         ahead = torch.where(direction * (ahead - end) > 0, end, ahead)

@@ -27,12 +27,12 @@ def start(count: int, scale: float) -> torch.Tensor:
     return scale * spread * noise
 
 
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
 @pytest.mark.parametrize(
-    ("field", "ends", "scale"), [(flow, (np.log(80.0), np.log(0.002)), 80.0), (circle, (0.0, 4.0), 1.0)]
+    ("field", "ends", "scale"), [(flow, (np.log(80.0), np.log(0.002)), 80.0), (circle, (0.0, 2.0), 1.0)]
 )
 def test_each_sample_is_solved_as_scipy_solves_it_alone(field, ends, scale, tolerance):
-    y = start(12, scale)
+    y = start(8, scale)
     spent = torch.zeros(len(y), dtype=torch.int64)
 
     def counted(t, x, rows):
@@ -85,7 +85,9 @@ def test_a_sample_does_not_depend_on_its_batch():
     def solve(x):
         return solve_rk45(lambda t, v, rows: flow(t, v), x, *ends, rtol=1e-4, atol=1e-4)
 
-    torch.testing.assert_close(solve(y), torch.cat([solve(y[i : i + 1]) for i in range(9)]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        solve(y), torch.cat([solve(y[i : i + 1]) for i in range(9)]), rtol=0, atol=1e-12
+    )
 
 
 def test_rows_say_which_samples_are_evaluated():
