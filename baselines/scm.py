@@ -84,7 +84,9 @@ def sampler(model: Model, recipe: SCMRecipe, nfe: int) -> "Sampler":
 
     Re-noising to t adds noise of ``sd tan(t)`` to the image: what the paper's ``cos(t) x + sin(t) z`` is in EDM's scale.
     """
-    f = Denoiser(model.network, model.noise.sigma_data)  # the formula of a denoiser, but a consistency function
+    f = Denoiser(
+        model.network, model.noise.sigma_data
+    )  # the formula of a denoiser, but a consistency function
     return consistency_sampler(f, _taus(recipe, model.noise), nfe, model.noise, end=0.0)
 
 

@@ -29,7 +29,9 @@ class PairObjective:
         pairs: draws r and t. Where r is 0 the goal is the image itself.
     """
 
-    def __init__(self, function: Callable[[nn.Module], Consistency], distance: Distance, pairs: Pairs) -> None:
+    def __init__(
+        self, function: Callable[[nn.Module], Consistency], distance: Distance, pairs: Pairs
+    ) -> None:
         self.function, self.distance, self.pairs = function, distance, pairs
         self.modules: Mapping[str, nn.Module] = {}
 

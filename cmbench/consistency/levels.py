@@ -22,9 +22,7 @@ def refusal(taus: Taus, nfe: int, points: int | None = None) -> str | None:
     if named is not None and len(named) != nfe - 1:
         return f"{nfe} evaluations take {nfe - 1} taus, the recipe has {len(named)}"
     if named is None and points is not None and nfe > points - 1:
-        return (
-            f"the training grid of {points} points has levels for {points - 1} evaluations; name taus for more"
-        )
+        return f"the training grid of {points} points has levels for {points - 1} evaluations; name taus for more"
     return None
 
 
