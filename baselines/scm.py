@@ -3,8 +3,8 @@
 Both start from the pretrained EDM network, which is a TrigFlow network as it stands
 (:mod:`cmbench.consistency.trigflow`). sCT follows the data's own direction, sCD the pretrained network's ODE.
 
-sCT's group is Direct Generation, beside CT and iCT, as in the paper's tables: its loss asks the data alone. Every record
-carries a note of the start.
+sCT's group is Direct Generation, beside CT and iCT, as in the paper's tables: its loss asks the data alone. Every
+record carries a note of the start.
 """
 
 from dataclasses import dataclass, field
@@ -82,7 +82,7 @@ def train_scd(job: TrainJob) -> nn.Module:
 def sampler(model: Model, recipe: SCMRecipe, nfe: int) -> "Sampler":
     """Multistep consistency sampling from t = arctan(sigma_max / sd).
 
-    Re-noising to t adds noise of ``sd tan(t)`` to the image: what the paper's ``cos(t) x + sin(t) z`` is in EDM's scale.
+    Re-noising to t adds noise of ``sd tan(t)`` to the image: the paper's ``cos(t) x + sin(t) z`` in EDM's scale.
     """
     f = Denoiser(
         model.network, model.noise.sigma_data
