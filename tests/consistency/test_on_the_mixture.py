@@ -6,7 +6,6 @@ The distilled methods follow the exact score; those that learn from data see 8-b
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from mixture import SHAPE, ExactNetwork, Mixture, train_on_mixture, two_sample_p
 
