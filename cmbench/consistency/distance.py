@@ -24,11 +24,20 @@ def l1(x: Tensor, y: Tensor) -> Tensor:
 
 def pseudo_huber(x: Tensor, y: Tensor) -> Tensor:
     """``sqrt(|x - y|^2 + c^2) - c`` with c = 0.00054 sqrt(d) (Song & Dhariwal, 2023, section 3.3)."""
-    difference = (x - y).flatten(1)
-    c = 0.00054 * math.sqrt(difference.shape[1])
-    # Expanded so that small differences do not cancel: s / (sqrt(s + c^2) + c).
-    square = difference.square().sum(1)
-    return square / (torch.sqrt(square + c * c) + c)
+    return pseudo_huber_with(0.00054 * math.sqrt(x[0].numel()))(x, y)
+
+
+def pseudo_huber_with(c: float) -> Distance:
+    """The pseudo-Huber distance with this constant; c = 0 is the norm |x - y|, with no gradient where x = y."""
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        square = (x - y).square().flatten(1).sum(1)
+        if c == 0:
+            return torch.where(square > 0, square, 1).sqrt() * (square > 0)
+        # Expanded so that small differences do not cancel: s / (sqrt(s + c^2) + c).
+        return square / (torch.sqrt(square + c * c) + c)
+
+    return distance
 
 
 def lpips_distance(device: torch.device) -> Distance:

@@ -54,6 +54,7 @@ def multistep(
     rng: NoiseSource,
     taus: Sequence[float],
     levels: NoiseRange,
+    end: float | None = None,
 ) -> Tensor:
     """Multistep consistency sampling (Algorithm 1): one evaluation, then one more per element of ``taus``.
 
@@ -64,14 +65,17 @@ def multistep(
         rng: noise for the re-noising, one stream per sample.
         taus: noise levels, strictly falling, within (sigma_min, sigma_max).
         levels: the noise range that ``f`` was trained on.
+        end: the level that ``f`` maps to, the noise that its images are taken to have left: re-noising to tau adds
+            ``sqrt(tau^2 - end^2) z``. sigma_min where None; 0 for functions whose boundary is f(x, 0) = x.
 
     Returns:
         float32 [B, C, H, W], clipped to [-1, 1] (as the released code clips before each re-noising).
     """
+    left = levels.sigma_min if end is None else end
     ones = torch.ones(len(noise), device=noise.device)
     x = f(noise * levels.sigma_max, levels.sigma_max * ones, labels).clamp(-1, 1)
     for tau in taus:
-        spread = (tau**2 - levels.sigma_min**2) ** 0.5
+        spread = (tau**2 - left**2) ** 0.5
         x = x + spread * rng.normal(tuple(noise.shape[1:])).to(x.device)
         x = f(x, tau * ones, labels).clamp(-1, 1)
     return x

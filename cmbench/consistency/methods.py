@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from cmbench.diffusion.noise import NoiseRange
+from cmbench.consistency.levels import consistency_sampler, refusal
 from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, DISTILLATION, Method, Model, Parent, TrainJob
 from cmbench.training.fit import Fit
@@ -85,31 +85,16 @@ def _points(recipe: CDRecipe | CTRecipe) -> int:
     return recipe.points if isinstance(recipe, CDRecipe) else recipe.s1 + 1
 
 
-def _taus(recipe: CDRecipe | CTRecipe, nfe: int, noise: NoiseRange) -> tuple[float, ...]:
-    from cmbench.consistency.function import default_taus
-
-    taus = recipe.taus.get(str(nfe))
-    return default_taus(nfe, _points(recipe), noise) if taus is None else taus
-
-
 def _refuses(nfe: int, recipe: CDRecipe | CTRecipe) -> str | None:
-    taus = recipe.taus.get(str(nfe))
-    if taus is not None and len(taus) != nfe - 1:
-        return f"{nfe} evaluations take {nfe - 1} taus, the recipe has {len(taus)}"
-    most = _points(recipe) - 1
-    if taus is None and nfe > most:
-        return f"the training grid of {most + 1} points has levels for {most} evaluations; name taus for more"
-    return None
+    return refusal(recipe.taus, nfe, _points(recipe))
 
 
 def sampler(model: Model, recipe: CDRecipe | CTRecipe, nfe: int) -> "Sampler":
     """Multistep consistency sampling (Algorithm 1) with ``nfe`` evaluations."""
-    from cmbench.consistency.function import ConsistencyFunction, check_taus, multistep
+    from cmbench.consistency.function import ConsistencyFunction
 
-    taus = _taus(recipe, nfe, model.noise)
-    check_taus(taus, model.noise)
     f = ConsistencyFunction(model.network, model.noise)
-    return lambda noise, labels, rng: multistep(f, noise, labels, rng, taus, model.noise)
+    return consistency_sampler(f, recipe.taus, nfe, model.noise, points=_points(recipe))
 
 
 def train_cd(job: TrainJob) -> "nn.Module":

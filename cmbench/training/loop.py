@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -48,6 +48,19 @@ class Objective(Protocol):
 
     def after_step(self, network: nn.Module, step: int, /) -> None:
         """Called after each optimiser step."""
+        ...
+
+
+@runtime_checkable
+class TrainsAlong(Protocol):
+    """An objective with parameters of its own, such as a learnt weight, that the optimiser updates with the network's.
+
+    What stands in ``trained`` must also stand in ``modules``.
+    """
+
+    @property
+    def trained(self) -> nn.Module:
+        """Updated by the network's loss, at the network's rate; neither averaged nor clipped."""
         ...
 
 
@@ -108,6 +121,8 @@ def train(
     network.to(device).to(memory_format=torch.channels_last).train()  # convolutions run half as fast again
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = make_optimizer(network, fit)
+    if isinstance(objective, TrainsAlong) and (own := list(objective.trained.parameters())):
+        optimizer.add_param_group({"params": own})
     batches = Batches(images, device, fit.batch_size, seed, fit.flip)
     autocast = torch.autocast(
         device.type, {"bf16": torch.bfloat16}.get(fit.autocast, torch.float16), fit.autocast != "off"

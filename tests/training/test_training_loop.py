@@ -80,6 +80,22 @@ class Fixed:
         pass
 
 
+class Weighted(Denoise):
+    """Its learnt weight, exp(w) l - w, is trained with the network."""
+
+    def __init__(self) -> None:
+        self.weight = Scale(0.0, 0.0)
+        self.modules = {"weight": self.weight}
+
+    @property
+    def trained(self):
+        return self.weight
+
+    def loss(self, network, x, labels, step, rng):
+        w = self.weight.bias + self.weight.weight
+        return w.exp() * super().loss(network, x, labels, step, rng) - w
+
+
 def consistency(net: nn.Module) -> ConsistencyObjective:
     target = copy.deepcopy(net).requires_grad_(False)
     return ConsistencyObjective(NOISE, squared_l2, lambda k: 3 + k, lambda _: 0.7, target)
@@ -93,7 +109,9 @@ def run(
             raise Killed
 
     net = net or network()
-    chosen = consistency(net) if objective == "consistency" else (objective or Denoise())
+    if objective in ("consistency", "weighted"):
+        objective = consistency(net) if objective == "consistency" else Weighted()
+    chosen = objective or Denoise()
     return train(net, chosen, images(), fit, seed=seed, device=CPU, state_path=path, report=report)
 
 
@@ -105,7 +123,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 FIT = Fit(steps=60, batch_size=16, checkpoint_every=15, learning_rate=1e-2, ema=0.9, warmup_steps=7)
 
 
-@pytest.mark.parametrize("objective", [None, "consistency"])
+@pytest.mark.parametrize("objective", [None, "consistency", "weighted"])
 @pytest.mark.parametrize("optimizer", ["adam", "radam"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_killed_run_that_is_repeated_ends_as_one_that_was_not(tmp_path, objective, optimizer, schedule):
@@ -118,6 +136,26 @@ def test_a_killed_run_that_is_repeated_ends_as_one_that_was_not(tmp_path, object
     resumed = run(fit, tmp_path / "b", objective)
     assert same(whole, resumed)
     assert states.load(tmp_path / "b", CPU)["step"] == 60
+
+
+def test_what_an_objective_trains_along_moves_at_the_networks_rate(tmp_path):
+    fit = Fit(steps=40, batch_size=4, learning_rate=1e-2, schedule="linear", warmup_steps=8)
+    objective = Weighted()
+    objective.loss = lambda network, x, *_: (objective.weight.bias + network.bias).expand(len(x))
+    run(fit, tmp_path / "s", objective, net=Scale())
+    moved = sum(
+        learning_rate(fit, k) for k in range(40)
+    )  # Adam's step on a constant gradient is the rate itself
+    assert float(objective.weight.bias.detach()) == pytest.approx(-moved, rel=1e-3)
+    assert float(objective.weight.weight.detach()) == 0  # had no gradient
+
+
+def test_a_module_that_is_only_kept_is_not_trained(tmp_path):
+    objective = Weighted()
+    kept = consistency(Scale())
+    kept.modules = {"target": kept.target, "other": objective.weight}
+    run(Fit(steps=5, batch_size=4), tmp_path / "s", kept, net=Scale())
+    assert float(objective.weight.bias.detach()) == 0
 
 
 def test_a_resumed_run_really_resumes(tmp_path):
