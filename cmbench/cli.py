@@ -100,7 +100,7 @@ def run(
             else:
                 console.say(plan)
     if not outcomes:
-        raise UsageError("none of these methods can do any of these numbers of evaluations")
+        raise UsageError("none of these methods can do what was asked for")
     stored = sum(not outcome.computed for outcome in outcomes)
     if stored:
         console.say(f"{stored} of {len(outcomes)} records were there already (--force computes them again)")
@@ -158,6 +158,9 @@ def sample(
     to: Annotated[Path, typer.Option("--to", help="grid.png, samples.npz, or a folder for PNG files.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed, of training and of samples.")] = 0,
+    label: Annotated[
+        list[int] | None, typer.Option("--label", help="Classes, in turn; by default drawn for each image.")
+    ] = None,
     dataset: Dataset = "digits",
     data: Data = None,
     preset: Preset = "quick",
@@ -189,6 +192,7 @@ def sample(
             batch_size=batch_size or workshop.common.batch_size,
             quantizer=session.choose_protocol(protocol or workshop.common.protocol, None).quantizer,
             on_samples=progress.advance,
+            labels=tuple(label or ()),
         )
     print(written)
 

@@ -16,6 +16,7 @@ from cmbench.errors import UsageError
 from cmbench.networks.layers import (
     GroupNorm32,
     SelfAttention,
+    chosen_rows,
     label_count,
     level_sizes,
     need_labels,
@@ -195,7 +196,7 @@ class ADMUNet(nn.Module):
         phase = self.time_scale * c_noise.float()[:, None] * torch.exp(-math.log(10000) / half * steps)
         embedding = self.time_embed(torch.cat([phase.cos(), phase.sin()], dim=1))
         if self.label_emb is not None:
-            embedding = embedding + self.label_emb(need_labels(labels))
+            embedding = embedding + chosen_rows(self.label_emb.weight, need_labels(labels))
 
         h = x
         skips: list[Tensor] = []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cmbench.networks.layers import (
     SelfAttention,
+    chosen_rows,
     group_norm,
     label_count,
     level_sizes,
@@ -122,7 +123,7 @@ class UNet(nn.Module):
         phase = c_noise.float()[:, None] * frequencies.float()
         embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1))
         if self.embed_label is not None:
-            embedding = embedding + self.embed_label(need_labels(labels))
+            embedding = embedding + chosen_rows(self.embed_label.weight, need_labels(labels))
         embedding = F.silu(embedding)
 
         h = self.first(x)

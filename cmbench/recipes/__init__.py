@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from cmbench.diffusion.noise import NoiseRange
 from cmbench.errors import UsageError, unknown
+from cmbench.guidance import Guidance
 
 T = TypeVar("T")
 GENERIC = "generic"
@@ -33,6 +34,9 @@ class Common:
         batch_size: samples generated and measured at a time.
         network: configuration of the network (see cmbench.networks).
         noise: range of noise levels.
+        guidance: classifier-free guidance of whatever samples through an EDM network; 1 is none. A guided sampler of
+            N denoiser calls makes 2N evaluations, and that is what records and tables count.
+        guidance_interval: the noise levels (low, high] that are guided, all by default.
     """
 
     samples: int = 50_000
@@ -41,6 +45,8 @@ class Common:
     batch_size: int = 250
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet"})
     noise: NoiseRange = field(default_factory=NoiseRange)
+    guidance: float = 1.0
+    guidance_interval: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if min(self.samples, self.shard, self.batch_size) < 1:
@@ -49,6 +55,12 @@ class Common:
             raise UsageError(
                 "network.dropout: dropout is a setting of the method that trains, as edm.dropout=0.1"
             )
+        _ = self.guided  # a wrong value is an error here and now
+
+    @property
+    def guided(self) -> Guidance:
+        """The setting of guidance."""
+        return Guidance(self.guidance, self.guidance_interval)
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:

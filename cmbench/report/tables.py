@@ -1,9 +1,10 @@
 """Records and published rows -> tables; pure functions. :mod:`cmbench.report.render` prints them."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from cmbench.errors import unknown
 from cmbench.records import Record, select
@@ -36,7 +37,7 @@ def build(
     - Where protocols or sample counts differ between rows, each row has a footnote that names its own.
     - Bold is the best of a group among rows that compare: published ones, or ones measured under one protocol
       with one number of samples; a figure that nothing compares with is not bold.
-    - NFE is the counted number; where it is not the one asked for, a footnote says so.
+    - NFE is the counted number; where it is not the one asked for, a footnote says so. Guided rows have one as well.
     - Order: see :func:`cmbench.report.order.ranking`; published rows stand above measured ones of their kind.
 
     Args:
@@ -179,6 +180,9 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
     if len({item.conditions for item in measured}) > 1:
         for own, item in zip(notes, measured, strict=True):
             own.append(_conditions(item))
+    for own, item in zip(notes, measured, strict=True):
+        if guidance := item.first.identity.get("guidance"):
+            own.append(_guidance(guidance))
     twins: dict[object, list[int]] = {}
     for place, item in enumerate(measured):
         alike = (item.first.group, item.first.label, item.nfe_counted, item.conditions)
@@ -189,6 +193,12 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
             for place in places:
                 notes[place].append(described(measured[place], names))
     return notes
+
+
+def _guidance(values: Mapping[str, Any]) -> str:
+    low, high = values.get("interval", (None, None))
+    where = "" if low is None else f" for {low:g} < σ ≤ {high:g}"
+    return f"classifier-free guidance, w = {values['weight']:g}{where}"
 
 
 def _conditions(item: Measured) -> str:
