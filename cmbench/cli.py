@@ -295,15 +295,27 @@ def _records(out: Path) -> list[Any]:
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, datasets, protocols or recipes.")] = "methods",
+    name: Annotated[str | None, typer.Argument(help="A method, to see all about it.")] = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="rich, json, or for all methods md (docs/methods.md).")
+    ] = "rich",
     as_json: Json = False,
 ) -> None:
     """What there is: methods, data sets, protocols, recipes."""
     from cmbench import listing
 
-    if as_json:
-        print(listing.as_json(what))
+    if as_json or format == "json":
+        print(listing.as_json(what, name))
+    elif format not in ("rich", "md") or (format == "md" and name):
+        raise UsageError(
+            f"--format {format}: the formats are rich and json, and md for the list of all methods"
+        )
+    elif format == "md":
+        print(listing.as_markdown(what), end="")
+    elif name:
+        console.show_facts(listing.one_method(what, name))
     else:
-        console.out.print(listing.as_table(what))
+        console.out.print(listing.methods_by_group() if what == "methods" else listing.as_table(what))
 
 
 @app.command()

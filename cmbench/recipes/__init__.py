@@ -13,6 +13,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from cmbench.diffusion.noise import NoiseRange
@@ -132,11 +134,33 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _presets(package: str, dataset: str, name: str) -> dict[str, dict[str, Any]] | None:
-    for folder in (dataset, GENERIC):
-        path = files(package) / "recipes" / folder / f"{name}.toml"
+    if (folder := _folder(package)) is None:
+        return None
+    for path in (folder / dataset / f"{name}.toml", folder / GENERIC / f"{name}.toml"):
         if path.is_file():
             return tomllib.loads(path.read_text())
     return None
+
+
+def _folder(package: str) -> Traversable | None:
+    """Where a package's recipes are; None for a plug-in that is a single module, or has none."""
+    spec = find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    folder = files(package) / "recipes"
+    return folder if folder.is_dir() else None
+
+
+def offered(package: str, name: str) -> dict[str, list[str]]:
+    """The presets of every recipe ``name`` in a package, by data set; GENERIC, for those without their own, last."""
+    if (folder := _folder(package)) is None:
+        return {}
+    found = {
+        place.name: list(tomllib.loads((place / f"{name}.toml").read_text()))
+        for place in folder.iterdir()
+        if (place / f"{name}.toml").is_file()
+    }
+    return {key: found[key] for key in sorted(found, key=lambda key: (key == GENERIC, key))}
 
 
 def preset_names(package: str, dataset: str, name: str) -> list[str]:
