@@ -1,6 +1,6 @@
 """What there is to say of each method, gathered from its :class:`~cmbench.methods.Method` and its recipe class.
 
-``cmbench list methods`` prints it; ``docs/methods.md`` is made from it (`make docs`). Loads no network library of its
+``cmbench list methods`` prints it; :mod:`cmbench.catalogue_page` makes docs/methods.md from it. Loads no network library of its
 own accord; a method's module may.
 """
 
@@ -13,7 +13,6 @@ from typing import Any
 
 from cmbench import methods, recipes, registry
 from cmbench.methods import DIRECT, DISTILLATION, SAMPLERS, Method
-from cmbench.training.fit import Fit
 
 PROBED = 2048
 """Numbers of evaluations that are tried, from 1, to find out which a method can do."""
@@ -197,49 +196,7 @@ def as_toml(value: Any) -> str:
     return str(value)
 
 
-# --- as a page -----------------------------------------------------------------------------------
-
-HEAD = """# Methods
-
-Made from the code by `make docs` (`cmbench list methods --format md`); edit the methods, not this page.
-
-NFE are the numbers of network evaluations that a method can do with its default settings. A network is a method's
-`own`, learnt from data alone; `from` another method, its teacher; or that method's itself, where a method only
-samples. Methods marked `pairs` train on noise and images that their teacher makes first. A sampler is deterministic
-where the image is a function of the initial noise alone. Every setting can be changed on the command line:
-`--set cd.points=18 cd.fit.steps=5000`; presets (`--preset`) hold tuned values for a data set.
-"""
-
-
-def as_markdown(found: Sequence[Entry]) -> str:
-    """The page ``docs/methods.md``: an overview of each group, then a section a method."""
-    parts = [HEAD]
-    for group in dict.fromkeys(one.group for one in found):
-        own = [one for one in found if one.group == group]
-        rows = [
-            (
-                *(f"[{one.label}](#{anchor(one)})", f"`{one.name}`", one.reference, one.nfe, one.network),
-                *("yes" if one.pairs else "", "yes" if one.deterministic else "no"),
-            )
-            for one in own
-        ]
-        heads = ("method", "name", "paper", "NFE", "network", "pairs", "deterministic")
-        parts += [f"## {group}\n", _grid(heads, rows), *map(_section, own)]
-    parts.append(
-        "## Optimisation\n\nThe settings under `fit` of every recipe that trains, as `--set cd.fit.steps=5000`.\n"
-    )
-    parts.append(_table(tuple(settings(Fit()))))
-    return "\n".join(parts)
-
-
-def anchor(one: Entry) -> str:
-    """The name that a heading gets from the usual renderers of Markdown."""
-    return re.sub(r"[^\w\- ]", "", title(one).lower()).replace(" ", "-")
-
-
-def title(one: Entry) -> str:
-    """The heading of a method's section."""
-    return f"{one.label} ({one.name})"
+# --- in words -----------------------------------------------------------------------------------
 
 
 def facts(one: Entry) -> dict[str, str]:
@@ -256,29 +213,3 @@ def facts(one: Entry) -> dict[str, str]:
         "differs from the paper": one.differs or "nothing that we know of",
         "presets": "; ".join(f"{name}: {', '.join(own)}" for name, own in one.presets.items()) or "none",
     }
-
-
-def _section(one: Entry) -> str:
-    where = (
-        f"[{one.reference}, {one.paper}]({one.link})" if one.link else f"{one.reference} {one.paper}".strip()
-    )
-    lines = [f"- {name}: {value}" for name, value in facts(one).items()]
-    lead = f"### {title(one)}\n\n{one.summary[:1].upper()}{one.summary[1:]}. {where}.\n"
-    inside = re.compile(rf"{re.escape(one.name)}\.fit\.")  # these have a table of their own
-    table = tuple(row for row in one.settings if not inside.match(row.name))
-    return "\n".join([lead, "\n".join(lines) + "\n", *([_table(table)] if table else [])])
-
-
-def _table(rows: Sequence[Setting]) -> str:
-    made = []
-    for row in rows:
-        meaning = row.meaning.replace("``", "`").replace("|", "\\|")
-        if row.name.endswith(".fit"):
-            meaning += " See [Optimisation](#optimisation)."
-        made.append((f"`{row.name}`", f"`{row.default}`" if row.default else "", meaning))
-    return _grid(("setting", "default", ""), made)
-
-
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, [":--"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

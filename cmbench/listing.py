@@ -82,7 +82,9 @@ def as_markdown(what: str) -> str:
     """The methods as a page (docs/methods.md). Raises UsageError for another list."""
     if what != "methods":
         raise UsageError(f"--format md is for methods, not for {what}")
-    return catalogue.as_markdown(catalogue.entries())
+    from cmbench import catalogue_page
+
+    return catalogue_page.as_markdown(catalogue.entries())
 
 
 def as_table(what: str) -> "Table":

@@ -11,6 +11,7 @@ from commands import Commands
 from cmbench import catalogue, methods, registry
 from cmbench.catalogue import documented, entry, in_words, settings
 from cmbench.methods import DIRECT, Method, Parent
+from cmbench.recipes import Common
 from cmbench.training.fit import Fit
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
@@ -142,6 +143,10 @@ def test_where_the_network_comes_from():
 @pytest.mark.parametrize("name", registry.names("method"))
 def test_every_setting_of_every_method_is_explained(name: str):
     assert [s.name for s in entry(methods.get(name)).settings if not s.meaning] == []
+
+
+def test_every_shared_setting_is_explained():
+    assert [s.name for s in settings(Common()) if not s.meaning] == []
 
 
 def test_the_list_is_readable_at_100_columns(cmbench: Commands):
