@@ -1,7 +1,7 @@
 """What there is to say of each method, gathered from its :class:`~cmbench.methods.Method` and its recipe class.
 
-``cmbench list methods`` prints it; :mod:`cmbench.catalogue_page` makes docs/methods.md from it. Loads no network library of its
-own accord; a method's module may.
+``cmbench list methods`` prints it; :mod:`cmbench.catalogue_page` makes docs/methods.md from it. Loads no network
+library of its own accord; a method's module may.
 """
 
 import dataclasses

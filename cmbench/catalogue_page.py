@@ -25,8 +25,8 @@ Without a method's name in front: `--set samples=10000 network.width=512 guidanc
 {common}
 ## Classes and guidance
 
-`--set network.class_conditional=true edm.label_dropout=0.1` trains a network that is told the class of each image, and of
-one image in ten is not: it learns the null class, whose embedding is zero. Whatever samples with that network then
+`--set network.class_conditional=true edm.label_dropout=0.1` trains a network that is told the class of each image, and
+of one image in ten is not: it learns the null class, whose embedding is zero. Whatever samples with that network then
 has a class for each sample, drawn uniformly as a function of the seed and the sample's index; its figures are taken
 against the same reference as those of an unconditional network. `cmbench sample --label 3` asks for a class.
 
@@ -34,9 +34,9 @@ against the same reference as those of an unconditional network. `cmbench sample
 2022, whose own w is this one less 1; [arXiv:2207.12598](https://arxiv.org/abs/2207.12598)), and
 `guidance_interval=[0.2, 5]` those at noise levels within (0.2, 5] (Kynkäänniemi et al., 2024,
 [arXiv:2404.07724](https://arxiv.org/abs/2404.07724)). A guided call evaluates the network twice: `--nfe` is the number
-of calls, and the NFE that records, tables and figures show is the number of evaluations, 20 for a guided `--nfe 10`, with
-a footnote. A guided row stands by itself. Networks that were trained without label dropout, which those of distilled
-and consistency models are, cannot be guided; `cmbench` says so and leaves them out.
+of calls, and the NFE that records, tables and figures show is the number of evaluations, 20 for a guided `--nfe 10`,
+with a footnote. A guided row stands by itself. Networks that were trained without label dropout, which those of
+distilled and consistency models are, cannot be guided; `cmbench` says so and leaves them out.
 
 ## Optimisation
 

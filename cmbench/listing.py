@@ -119,7 +119,7 @@ def methods_by_group() -> "Group":
     for group in dict.fromkeys(one.group for one in found):
         made = Table(box=None, pad_edge=False, header_style="bold")
         for head, width in zip(heads, widths, strict=True):
-            made.add_column(head, overflow="fold", min_width=min(width, 24))
+            made.add_column(head, overflow="fold", min_width=min(width, 20), no_wrap=head == "name")
         for one in found:
             if one.group == group:
                 made.add_row(*cells[one.name])

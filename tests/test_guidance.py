@@ -22,6 +22,7 @@ from cmbench.methods import Model
 from cmbench.networks.layers import NULL
 from cmbench.report import tables
 from cmbench.sampling.generate import EvaluationCounter, Source
+from cmbench.sampling.seeds import class_labels
 
 CPU = torch.device("cpu")
 NOISE = NoiseRange()
@@ -76,7 +77,7 @@ def test_weight_one_is_the_conditional_sampler():
         source("ddim", 8, Guidance(1.0), network).images(range(6)),
     )
     labelled = source("ddim", 60).images(range(400)).flatten(1)
-    labels = source("ddim", 60)._labels(range(400))
+    labels = class_labels(5, range(400), CLASSES)
     for label, centre in enumerate(WIDE.centres):
         mean = labelled[labels == label].mean(0)
         torch.testing.assert_close(mean, torch.tensor(centre), atol=0.12, rtol=0)
@@ -86,7 +87,7 @@ def test_more_guidance_makes_samples_more_telling_of_their_class():
     right = []
     for weight in (0.0, 0.5, 1.0, 1.5):
         made = source("ddim", 20, Guidance(weight))
-        x, labels = made.images(range(600)), made._labels(range(600))
+        x, labels = made.images(range(600)), class_labels(5, range(600), CLASSES)
         centres = torch.tensor(WIDE.centres)
         nearest = (x.flatten(1)[:, None] - centres).square().sum(2).argmin(1)
         right.append(float((nearest == labels).float().mean()))

@@ -158,6 +158,22 @@ def test_the_list_is_readable_at_100_columns(cmbench: Commands):
         assert one.group in out
 
 
+def test_many_methods_with_long_words_stay_readable(cmbench: Commands, monkeypatch: pytest.MonkeyPatch):
+    first = catalogue.entries()[0]
+    long = {"nfe": "powers of two from 2 to 128", "reference": "Luhman & Luhman, 2021"}
+    many = [
+        dataclasses.replace(
+            first, name=f"dpm-solver-fast-{n}", trains=True, parent="rectified-flow", pairs=True, **long
+        )
+        for n in range(40)
+    ]
+    monkeypatch.setattr(catalogue, "entries", lambda: many)
+    out = cmbench("list", "methods").out
+    assert max(map(len, out.splitlines())) <= 100
+    assert all(f"{one.name} " in out for one in many)
+    assert all(word in out for word in ("from rectified-flow", "powers of two", "Luhman & Luhman"))
+
+
 def test_all_about_one_method(cmbench: Commands):
     out = cmbench("list", "methods", "pd").out
     for part in (
