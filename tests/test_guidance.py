@@ -274,10 +274,10 @@ def test_records_count_both_evaluations_and_tables_say_so(done: Path):
     notes = {row.nfe.value: (row.method.notes, row.nfe.notes) for row in group.rows}
     assert notes[4] == ((), ())
     assert notes[8] == (
-        ("classifier-free guidance, w = 2",),
+        ("classifier-free guidance w = 2",),
         ("network evaluations counted; 4 asked for",),
     )
-    assert notes[4 + inside][0] == ("classifier-free guidance, w = 2 for 0.5 < σ ≤ 90",)
+    assert notes[4 + inside][0] == ("classifier-free guidance w = 2 for 0.5 < σ ≤ 90",)
 
 
 def test_a_conditional_row_is_told_from_an_unconditional_one(done: Path, tmp_path):

@@ -1,10 +1,9 @@
 """Records and published rows -> tables; pure functions. :mod:`cmbench.report.render` prints them."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 from cmbench.errors import unknown
 from cmbench.records import Record, select
@@ -181,11 +180,11 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
         for own, item in zip(notes, measured, strict=True):
             own.append(_conditions(item))
     for own, item in zip(notes, measured, strict=True):
-        if guidance := item.first.identity.get("guidance"):
-            own.append(_guidance(guidance))
+        if item.guidance:
+            own.append(f"classifier-free {item.guidance}")
     twins: dict[object, list[int]] = {}
     for place, item in enumerate(measured):
-        alike = (item.first.group, item.first.label, item.nfe_counted, item.conditions)
+        alike = (item.first.group, item.first.label, item.nfe_counted, item.conditions, item.guidance)
         twins.setdefault(alike, []).append(place)
     for places in twins.values():
         if len(places) > 1:
@@ -193,12 +192,6 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
             for place in places:
                 notes[place].append(described(measured[place], names))
     return notes
-
-
-def _guidance(values: Mapping[str, Any]) -> str:
-    low, high = values.get("interval", (None, None))
-    where = "" if low is None else f" for {low:g} < σ ≤ {high:g}"
-    return f"classifier-free guidance, w = {values['weight']:g}{where}"
 
 
 def _conditions(item: Measured) -> str:
