@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint digits clean
+.PHONY: demo test quick lint docs digits clean
 
 demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
 	$(BIN)/cmbench run --method cd --nfe 1 2
@@ -19,6 +19,9 @@ lint: $(VENV)/.dev-installed  ## what CI checks besides the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed  ## the pages that are made from the code
+	$(BIN)/cmbench list methods --format md > docs/methods.md
 
 digits: $(VENV)/.installed  ## measure again what results/shipped holds for the digits
 	$(BIN)/cmbench run --method cd pd --nfe 1 2 4 --seed 0 1 2 --out results/shipped

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from cmbench.diffusion.grid import karras_sigmas
+from cmbench.diffusion.guidance import drop_labels
 from cmbench.diffusion.noise import NoiseRange
 from cmbench.diffusion.preconditioning import Denoiser, expand
 from cmbench.diffusion.solvers import heun_step, integrate
+from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, Method, Model, TrainJob
 from cmbench.training.fit import Fit
 
@@ -29,6 +31,7 @@ class EDMRecipe:
         fit: optimisation.
         log_mean, log_std: the log-normal distribution of training noise levels (EDM, Table 1).
         dropout: of the network, in training.
+        label_dropout: how often a class-conditional network is told no class in training, for guidance.
         seed: training seed; one network serves all runs unless it is None, which takes the run's.
     """
 
@@ -36,14 +39,22 @@ class EDMRecipe:
     log_mean: float = -1.2
     log_std: float = 1.2
     dropout: float = 0.0
+    label_dropout: float = 0.0
     seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout < 1:
+            raise UsageError(f"edm.label_dropout must lie in [0, 1), not {self.label_dropout}")
 
 
 class DenoisingObjective:
     """``lambda(sigma) |D(x + sigma z, sigma) - x|^2`` with lambda = (sigma^2 + sd^2) / (sigma sd)^2 (EDM, eq. 2, 8)."""
 
-    def __init__(self, noise: NoiseRange, log_mean: float, log_std: float) -> None:
+    def __init__(
+        self, noise: NoiseRange, log_mean: float, log_std: float, label_dropout: float = 0.0
+    ) -> None:
         self.noise, self.log_mean, self.log_std = noise, log_mean, log_std
+        self.label_dropout = label_dropout
         self.modules: Mapping[str, nn.Module] = {}
 
     def loss(
@@ -53,6 +64,7 @@ class DenoisingObjective:
         normal = torch.randn(len(x), device=x.device, generator=rng)
         sigma = torch.exp(self.log_mean + self.log_std * normal)
         noisy = x + expand(sigma, x) * torch.randn(x.shape, device=x.device, generator=rng)
+        labels = drop_labels(labels, self.label_dropout, rng)
         sd = self.noise.sigma_data
         weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
         error: Tensor = Denoiser(network, sd)(noisy, sigma, labels) - x
@@ -65,7 +77,7 @@ class DenoisingObjective:
 def train(job: TrainJob) -> nn.Module:
     """Train the denoiser from random weights."""
     recipe: EDMRecipe = job.recipe
-    objective = DenoisingObjective(job.noise, recipe.log_mean, recipe.log_std)
+    objective = DenoisingObjective(job.noise, recipe.log_mean, recipe.log_std, recipe.label_dropout)
     return job.fit(job.new_network(), objective, recipe.fit)
 
 

@@ -12,10 +12,10 @@ import torch
 from cmbench import comparing, environment, records
 from cmbench.claims import Busy, claim
 from cmbench.errors import WorkError
-from cmbench.methods import Method, Model
+from cmbench.methods import Method
 from cmbench.metrics.engine import Engine
 from cmbench.records import Record
-from cmbench.sampling.generate import EvaluationCounter, Source, shard_ranges
+from cmbench.sampling.generate import EvaluationCounter, Source, open_source, shard_ranges
 from cmbench.workshop import Need, Workshop
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Sweep:
         for method in chosen:
             recipe = self.workshop.recipe(method)
             for nfe in nfes or method.nfes:
-                if reason := method.refuses(nfe, recipe):
+                if reason := self.workshop.refusal(method, nfe):
                     yield f"{method.name} at NFE {nfe} is left out: {reason}"
                     continue
                 for seed in seeds:
@@ -117,6 +117,10 @@ class Sweep:
             "checkpoint": shop.identity(need),
             "protocol": {**protocol.to_json(), "metric_titles": protocol.metric_titles},
         }
+        if classes := shop.classes(need):
+            identity["labels"] = f"uniform over {classes} classes"
+        if shop.common.guided.active:
+            identity["guidance"] = differences(shop.common.guided)
         return Plan(method, nfe, seed, need, identity)
 
     def run_all(self, plans: Sequence[Plan], *, force: bool = False) -> Iterator[Outcome | Failure]:
@@ -195,10 +199,8 @@ class Sweep:
 
     def _measure(self, plan: Plan, checkpoint: "Checkpoint", shards: Path) -> Record:
         shop, engine, device = self.workshop, self.engine, self.workshop.device
-        head = checkpoint.header
         network = checkpoint.network(device)
-        sampler = plan.method.sampler(Model(network, head.noise), shop.recipe(plan.method), plan.nfe)
-        source = Source(sampler, head.shape, head.classes, plan.seed, device)
+        source = open_source(shop, plan.method, checkpoint, network, nfe=plan.nfe, seed=plan.seed)
         reference = self._reference()
 
         ranges = shard_ranges(self.samples, shop.common.shard)
@@ -247,7 +249,7 @@ class Sweep:
             checkpoint=checkpoint.sha256,
             cost=cost,
             environment={**environment.describe(device), "missing": sorted(self._missing())},
-            notes=(*head.notes, *method.notes(shop.recipe(method))),
+            notes=(*checkpoint.header.notes, *method.notes(shop.recipe(method))),
         )
 
     def _count_once(self, source: Source, network: torch.nn.Module) -> float:

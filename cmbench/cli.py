@@ -98,7 +98,7 @@ def run(
             if isinstance(refused, str):
                 console.say(refused)
         if not wanted:
-            raise UsageError("none of these methods can do any of these numbers of evaluations")
+            raise UsageError("none of these methods can do what was asked for")
         workshop.check_given([plan.need for plan in wanted])
         for made in sweep.run_all(wanted, force=force):
             if isinstance(made, Failure):
@@ -168,6 +168,9 @@ def sample(
     to: Annotated[Path, typer.Option("--to", help="grid.png, samples.npz, or a folder for PNG files.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed, of training and of samples.")] = 0,
+    label: Annotated[
+        list[int] | None, typer.Option("--label", help="Classes, in turn; by default drawn for each image.")
+    ] = None,
     dataset: Dataset = "digits",
     data: Data = None,
     preset: Preset = "quick",
@@ -199,6 +202,7 @@ def sample(
             batch_size=batch_size or workshop.common.batch_size,
             quantizer=session.choose_protocol(protocol or workshop.common.protocol, None).quantizer,
             on_samples=progress.advance,
+            labels=tuple(label or ()),
         )
     print(written)
 
@@ -301,15 +305,27 @@ def _records(out: Path) -> list[Any]:
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, datasets, protocols or recipes.")] = "methods",
+    name: Annotated[str | None, typer.Argument(help="A method, to see all about it.")] = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="rich, json, or for all methods md (docs/methods.md).")
+    ] = "rich",
     as_json: Json = False,
 ) -> None:
     """What there is: methods, data sets, protocols, recipes."""
     from cmbench import listing
 
-    if as_json:
-        print(listing.as_json(what))
+    if as_json or format == "json":
+        print(listing.as_json(what, name))
+    elif format not in ("rich", "md") or (format == "md" and name):
+        raise UsageError(
+            f"--format {format}: the formats are rich and json, and md for the list of all methods"
+        )
+    elif format == "md":
+        print(listing.as_markdown(what), end="")
+    elif name:
+        console.show_facts(listing.one_method(what, name))
     else:
-        console.out.print(listing.as_table(what))
+        console.out.print(listing.methods_by_group() if what == "methods" else listing.as_table(what))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cmbench import registry
 from cmbench.diffusion.noise import NoiseRange
 from cmbench.errors import UsageError, WorkError
+from cmbench.guidance import NONE, Guidance
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +33,19 @@ class Model:
 
     network: "nn.Module"
     noise: NoiseRange
+    guidance: Guidance = NONE
+    _guided: list[Guidance] = field(default_factory=list, repr=False, compare=False)  # where it was applied
 
     def denoiser(self) -> "Denoise":
-        """The denoiser D(x, sigma) of an EDM network: what every sampler of that network calls."""
+        """The denoiser D(x, sigma) of an EDM network, guided where the user asks for it.
+
+        Every sampler of such a network calls it, while the sampler is made.
+        """
+        from cmbench.diffusion.guidance import guided
         from cmbench.diffusion.preconditioning import Denoiser
 
-        return Denoiser(self.network, self.noise.sigma_data)
+        self._guided.append(self.guidance)
+        return guided(Denoiser(self.network, self.noise.sigma_data), self.guidance)
 
 
 @dataclass(frozen=True)
@@ -148,8 +156,9 @@ class Method:
         paper: where to read it: ``arXiv:2303.01469``.
         summary: one line for ``cmbench list``.
         recipe: frozen dataclass of its settings. A field ``dropout`` is the network's while it trains; a field
-            ``seed`` that is not None fixes the training seed for all runs (networks that many methods share).
-        sampler: ``(model, recipe, nfe) -> Sampler``.
+            ``seed`` that is not None fixes the training seed for all runs (networks that many methods share); a field
+            ``label_dropout`` above 0 says that the network learns the null class, so that it can be guided.
+        sampler: ``(model, recipe, nfe) -> Sampler``; see :meth:`Method.sample_with`.
         train: trains and returns the evaluated network; None for a method that samples with its parent's network.
         parent: ``(variant, recipe) -> Parent`` whose checkpoint it needs, or None.
         pairs: ``(variant, recipe) -> Pairs``, the synthetic data that it trains on, or None. Methods whose pairs are
@@ -189,6 +198,15 @@ class Method:
         """The year that the reference ends with, None where it names none."""
         last = self.reference[-4:]
         return int(last) if last.isdigit() else None
+
+    def sample_with(self, model: Model, recipe: Any, nfe: int) -> "Sampler":
+        """The sampler. Raises UsageError where guidance is asked for and it does not use ``model.denoiser()``."""
+        made = self.sampler(model, recipe, nfe)
+        if model.guidance.active and not model._guided:
+            raise UsageError(
+                f"guidance: {self.name} does not sample through the denoiser, which it applies to"
+            )
+        return made
 
     @property
     def package(self) -> str:

@@ -148,18 +148,15 @@ def quantizers(protocol: Protocol, floats: bool) -> list[str]:
 def generated(workshop: "Workshop", method: "Method", nfe: int, seed: int, count: int, batch: int) -> Batches:
     """The float images of a method, made again from their seeds; trains what is missing.
 
-    Raises UsageError where the method cannot do this NFE.
+    Raises UsageError where the method cannot do this.
     """
-    from cmbench.methods import Model
-    from cmbench.sampling.generate import Source
+    from cmbench.sampling.generate import open_source
 
-    recipe = workshop.recipe(method)
-    if reason := method.refuses(nfe, recipe):
+    if reason := workshop.refusal(method, nfe):
         raise UsageError(f"{method.name} at NFE {nfe}: {reason}")
     checkpoint = workshop.ensure(workshop.need(method, nfe, seed))
-    head = checkpoint.header
-    sampler = method.sampler(Model(checkpoint.network(workshop.device), head.noise), recipe, nfe)
-    return Source(sampler, head.shape, head.classes, seed, workshop.device).batches(0, count, batch)
+    network = checkpoint.network(workshop.device)
+    return open_source(workshop, method, checkpoint, network, nfe=nfe, seed=seed).batches(0, count, batch)
 
 
 def stored(path: Path, count: int | None, batch: int) -> tuple[Batches, int, bool]:

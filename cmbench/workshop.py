@@ -105,6 +105,25 @@ class Workshop:
             trains=method.train is not None,
         )
 
+    def refusal(self, method: Method, nfe: int) -> str | None:
+        """Why this method cannot be sampled with this NFE and the guidance asked for; None where it can."""
+        if reason := method.refuses(nfe, self.recipe(method)):
+            return reason
+        guidance = self.common.guided
+        if not guidance.active:
+            return None
+        need = self.need(method, nfe, seed=0)
+        dropout, conditional = getattr(need.recipe, "label_dropout", None), self.classes(need) > 0
+        if (given := self._given(need)) and dropout is not None:
+            dropout = given.header.recipe.get("label_dropout", 0.0)
+        return guidance.refusal(need.method.name, dropout, conditional)
+
+    def classes(self, need: Need) -> int:
+        """The classes that a checkpoint's network is conditioned on, 0 where it is unconditional."""
+        if given := self._given(need):
+            return given.header.classes
+        return self.images.classes if need.identity["network"].get("class_conditional") else 0
+
     def need(self, method: Method, nfe: int, seed: int) -> Need:
         """The network that this method samples with at this NFE and seed."""
         recipe = self.recipe(method)
@@ -123,6 +142,10 @@ class Workshop:
         fixed = getattr(recipe, "seed", None)
         own_seed = seed if fixed is None else fixed
         network = {**self.common.network, **method.network(recipe)}
+        if getattr(recipe, "label_dropout", 0.0) and not network.get("class_conditional"):
+            raise UsageError(
+                f"{method.name}.label_dropout is for a class-conditional network: --set network.class_conditional=true"
+            )
         identity = {
             "kind": "checkpoint",
             "method": method.name,

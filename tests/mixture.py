@@ -32,7 +32,7 @@ class Mixture:
     weights: tuple[float, ...] = WEIGHTS
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """E[clean | x] for ``x`` [B, 1, 1, 2] at ``sigma`` [B]; with ``labels`` [B], of that component alone."""
+        """E[clean | x] for ``x`` [B, 1, 1, 2] at ``sigma`` [B]; with ``labels`` [B], of that component (-1: all)."""
         flat, s = x.flatten(1).double(), sigma.double()[:, None]
         centres = torch.tensor(self.centres, dtype=torch.float64, device=x.device)
         weights = torch.tensor(self.weights, dtype=torch.float64, device=x.device)
@@ -40,7 +40,7 @@ class Mixture:
         squared = (flat[:, None] - centres).square().sum(2)
         logits = weights.log() - squared / (2 * variance)
         if labels is not None:
-            chosen = nn.functional.one_hot(labels, len(centres)).bool()
+            chosen = (labels[:, None] == torch.arange(len(centres))) | (labels[:, None] == -1)
             logits = logits.masked_fill(~chosen, -torch.inf)
         share = torch.softmax(logits, dim=1)
         clean = share @ centres + self.std**2 / variance * (flat - share @ centres)

@@ -60,7 +60,10 @@ class CTRecipe:
         s0, s1: ends of the discretisation schedule.
         mu0: target decay at the start.
         decay: ``paper``: exp(s0 ln(mu0) / N(k)); ``released``: the code divides by N(k) - 1 instead.
-        metric, weighting, taus, seed: as in CDRecipe.
+        metric: distance d of the loss (l2 is squared).
+        weighting: lambda of the loss, ``uniform`` or ``karras``.
+        taus: re-noising levels by NFE ("2" -> one level); another NFE takes evenly spaced points of the grid.
+        seed: training seed; None takes the run's.
     """
 
     fit: Fit = field(default_factory=Fit)

@@ -9,8 +9,11 @@ from cmbench.errors import UsageError
 class NoiseRange:
     """The noise levels of the EDM formulation (Karras et al., 2022, Table 1), for data in [-1, 1].
 
-    ``sigma_min`` is the epsilon of Song et al. (2023), ``sigma_max`` their T, ``sigma_data`` the standard
-    deviation of the data that the preconditioning assumes, ``rho`` the curvature of the Karras grid.
+    Attributes:
+        sigma_min: the lowest level, epsilon of Song et al. (2023).
+        sigma_max: the highest, their T.
+        sigma_data: the standard deviation of the data that the preconditioning assumes.
+        rho: the curvature of the Karras grid.
     """
 
     sigma_min: float = 0.002

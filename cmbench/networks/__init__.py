@@ -1,7 +1,9 @@
 """Networks that samplers and objectives evaluate: ``net(x, c_noise, labels)``, images in, images out.
 
 Every network maps ``x`` [B, C, H, W] (already scaled by c_in), ``c_noise`` [B] = ln(σ)/4 (EDM's noise input)
-and ``labels`` [B] int64 or None to [B, C, H, W]. torch is imported when a network is built, not before.
+and ``labels`` [B] int64 or None to [B, C, H, W]. A class-conditional network needs labels; -1 is the null class, whose
+embedding is zero (as in EDM), so that it costs no parameters and every checkpoint has it, trained or not.
+torch is imported when a network is built, not before.
 
 Every kind has the option ``conditions``. Methods that jump from one time to another build their network with
 ``conditions=2``: ``c_noise`` is then [B, 2], and each column has an embedding of its own, the second of which starts

@@ -16,6 +16,7 @@ from cmbench.errors import UsageError
 from cmbench.networks.layers import (
     GroupNorm32,
     SelfAttention,
+    chosen_rows,
     label_count,
     level_sizes,
     more_embeddings,
@@ -205,7 +206,7 @@ class ADMUNet(nn.Module):
         for embed, condition in zip(self.more_conditions, others, strict=True):
             embedding = embedding + embed(self._features(condition))
         if self.label_emb is not None:
-            embedding = embedding + self.label_emb(need_labels(labels))
+            embedding = embedding + chosen_rows(self.label_emb.weight, need_labels(labels))
 
         h = x
         skips: list[Tensor] = []

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmbench.errors import UsageError
 
 M = TypeVar("M", bound=nn.Module)
+
+NULL = -1
+"""The label of the null class, which every class-conditional network takes: no class is told."""
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -131,6 +135,12 @@ def need_labels(labels: Tensor | None) -> Tensor:
     if labels is None:
         raise UsageError("this network is class-conditional: it needs a label for every image")
     return labels
+
+
+def chosen_rows(table: Tensor, labels: Tensor) -> Tensor:
+    """Rows of ``table`` [classes, E] for ``labels`` [B]; zeros for the null class. [B, E]."""
+    known = (labels != NULL)[:, None]
+    return torch.where(known, F.embedding(labels.clamp(min=0), table), 0.0)
 
 
 def require_rate(dropout: float) -> float:

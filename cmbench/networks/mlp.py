@@ -5,8 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cmbench.errors import UsageError
-from cmbench.networks.layers import more_embeddings, split_conditions, zeroed
+from cmbench.networks.layers import (
+    chosen_rows,
+    label_count,
+    more_embeddings,
+    need_labels,
+    split_conditions,
+    zeroed,
+)
 
 
 class TimeEmbedding(nn.Module):
@@ -61,7 +67,7 @@ class ResidualMLP(nn.Module):
         blocks: number of residual blocks.
         embedding: width of the time (and class) embedding.
         max_frequency: see :class:`TimeEmbedding`.
-        class_conditional: whether labels are read; they are then required.
+        class_conditional: whether labels are read; they are then required (``NULL`` is the null class).
         conditions: see :mod:`cmbench.networks`.
     """
 
@@ -80,7 +86,8 @@ class ResidualMLP(nn.Module):
         super().__init__()
         size = math.prod(shape)
         self.time = TimeEmbedding(embedding, max_frequency)
-        self.label = nn.Embedding(classes, embedding) if class_conditional else None
+        labelled = label_count(class_conditional, classes)
+        self.label = nn.Embedding(labelled, embedding) if labelled else None
         self.head = nn.Linear(size, width)
         self.blocks = nn.ModuleList(Block(width, embedding) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
@@ -102,9 +109,7 @@ class ResidualMLP(nn.Module):
         for embed, condition in zip(self.more_conditions, others, strict=True):
             embedding = embedding + embed(condition)
         if self.label is not None:
-            if labels is None:
-                raise UsageError("this network is class-conditional: it needs labels")
-            embedding = embedding + self.label(labels)
+            embedding = embedding + chosen_rows(self.label.weight, need_labels(labels))
         hidden = self.head(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, embedding)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cmbench.errors import UsageError
 from cmbench.networks.layers import (
+    chosen_rows,
     group_norm,
     label_count,
     level_sizes,
@@ -258,7 +259,7 @@ class SongUNet(nn.Module):
         if self.map_label is not None:
             weight, bias = self.map_label.weight, self.map_label.bias
             # Row of the weight: the product with a one-hot vector, scaled to unit variance as in EDM.
-            chosen = F.embedding(need_labels(labels), weight.t())
+            chosen = chosen_rows(weight.t(), need_labels(labels))
             embedding = embedding + chosen * math.sqrt(weight.shape[1]) + bias
         embedding = self.map_layer1(F.silu(self.map_layer0(embedding)))
         for embed, condition in zip(self.more_conditions, others, strict=True):

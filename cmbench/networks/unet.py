@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cmbench.networks.layers import (
     SelfAttention,
+    chosen_rows,
     group_norm,
     label_count,
     level_sizes,
@@ -136,7 +137,7 @@ class UNet(nn.Module):
         for embed, condition in zip(self.more_conditions, others, strict=True):
             embedding = embedding + embed(self._features(condition))
         if self.embed_label is not None:
-            embedding = embedding + self.embed_label(need_labels(labels))
+            embedding = embedding + chosen_rows(self.embed_label.weight, need_labels(labels))
         embedding = F.silu(embedding)
 
         h = self.first(x)

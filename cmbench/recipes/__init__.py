@@ -14,10 +14,13 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from cmbench.diffusion.noise import NoiseRange
 from cmbench.errors import UsageError, unknown
+from cmbench.guidance import Guidance
 
 T = TypeVar("T")
 GENERIC = "generic"
@@ -34,6 +37,9 @@ class Common:
         batch_size: samples generated and measured at a time.
         network: configuration of the network (see cmbench.networks).
         noise: range of noise levels.
+        guidance: classifier-free guidance of whatever samples through an EDM network; 1 is none. A guided sampler of
+            N denoiser calls makes 2N evaluations, and that is what records and tables count.
+        guidance_interval: the noise levels (low, high] that are guided, all by default.
     """
 
     samples: int = 50_000
@@ -42,6 +48,8 @@ class Common:
     batch_size: int = 250
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet"})
     noise: NoiseRange = field(default_factory=NoiseRange)
+    guidance: float = 1.0
+    guidance_interval: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if min(self.samples, self.shard, self.batch_size) < 1:
@@ -50,6 +58,12 @@ class Common:
             raise UsageError(
                 "network.dropout: dropout is a setting of the method that trains, as edm.dropout=0.1"
             )
+        _ = self.guided  # a wrong value is an error here and now
+
+    @property
+    def guided(self) -> Guidance:
+        """The setting of guidance."""
+        return Guidance(self.guidance, self.guidance_interval)
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -121,11 +135,33 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _presets(package: str, dataset: str, name: str) -> dict[str, dict[str, Any]] | None:
-    for folder in (dataset, GENERIC):
-        path = files(package) / "recipes" / folder / f"{name}.toml"
+    if (folder := _folder(package)) is None:
+        return None
+    for path in (folder / dataset / f"{name}.toml", folder / GENERIC / f"{name}.toml"):
         if path.is_file():
             return tomllib.loads(path.read_text())
     return None
+
+
+def _folder(package: str) -> Traversable | None:
+    """Where a package's recipes are; None for a plug-in that is a single module, or has none."""
+    spec = find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    folder = files(package) / "recipes"
+    return folder if folder.is_dir() else None
+
+
+def offered(package: str, name: str) -> dict[str, list[str]]:
+    """The presets of every recipe ``name`` in a package, by data set; GENERIC, for those without their own, last."""
+    if (folder := _folder(package)) is None:
+        return {}
+    found = {
+        place.name: list(tomllib.loads((place / f"{name}.toml").read_text()))
+        for place in folder.iterdir()
+        if (place / f"{name}.toml").is_file()
+    }
+    return {key: found[key] for key in sorted(found, key=lambda key: (key == GENERIC, key))}
 
 
 def preset_names(package: str, dataset: str, name: str) -> list[str]:

@@ -59,6 +59,16 @@ class Measured:
         """Protocol, its fingerprint, and the number of samples: rows compare where all three agree."""
         return self.first.protocol, self.first.protocol_fingerprint, self.first.samples
 
+    @property
+    def guidance(self) -> str:
+        """``guidance w = 1.5``, empty for unguided samples: never one line or row with them."""
+        values = self.first.identity.get("guidance")
+        if not isinstance(values, Mapping):
+            return ""
+        low, high = values.get("interval", (None, None))
+        where = "" if low is None else f" for {low:g} < σ ≤ {high:g}"
+        return f"guidance w = {values['weight']:g}{where}"
+
     def title(self, metric: str) -> str:
         """The metric's column title: the protocol's ``metric_titles``, else the default, else its name."""
         protocol = self.first.identity.get("protocol")

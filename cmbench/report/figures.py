@@ -131,15 +131,16 @@ def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, 
 
 def _lines(rows: Sequence[Measured]) -> dict[Line, list[Measured]]:
     """One panel's rows as lines of ascending NFE; a method that stands twice at one NFE is several lines."""
-    methods: dict[tuple[str, str], list[Measured]] = {}
+    methods: dict[tuple[str, str, str], list[Measured]] = {}
     for row in rows:
-        methods.setdefault((row.first.group, row.first.label), []).append(row)
+        methods.setdefault((row.first.group, row.first.label, row.guidance), []).append(row)
     lines: dict[Line, list[Measured]] = {}
-    for (group, label), own in methods.items():
+    for (group, label, guidance), own in methods.items():
         counts = {row.nfe_counted for row in own}
         names = {name for count in counts for name in telling([r for r in own if r.nfe_counted == count])}
         for row in sorted(own, key=lambda row: row.nfe_counted):
-            lines.setdefault((group, label, described(row, sorted(names))), []).append(row)
+            told = ", ".join(part for part in (guidance, described(row, sorted(names))) if part)
+            lines.setdefault((group, label, told), []).append(row)
     return lines
 
 

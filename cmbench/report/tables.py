@@ -36,7 +36,7 @@ def build(
     - Where protocols or sample counts differ between rows, each row has a footnote that names its own.
     - Bold is the best of a group among rows that compare: published ones, or ones measured under one protocol
       with one number of samples; a figure that nothing compares with is not bold.
-    - NFE is the counted number; where it is not the one asked for, a footnote says so.
+    - NFE is the counted number; where it is not the one asked for, a footnote says so. Guided rows have one as well.
     - The paper's marks stand on measured rows too; on methods that it does not list, ``synthetic-data`` where the
       record's cost has synthetic pairs.
     - Order: see :func:`cmbench.report.order.ranking`; published rows stand above measured ones of their kind.
@@ -182,9 +182,12 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
     if len({item.conditions for item in measured}) > 1:
         for own, item in zip(notes, measured, strict=True):
             own.append(_conditions(item))
+    for own, item in zip(notes, measured, strict=True):
+        if item.guidance:
+            own.append(f"classifier-free {item.guidance}")
     twins: dict[object, list[int]] = {}
     for place, item in enumerate(measured):
-        alike = (item.first.group, item.first.label, item.nfe_counted, item.conditions)
+        alike = (item.first.group, item.first.label, item.nfe_counted, item.conditions, item.guidance)
         twins.setdefault(alike, []).append(place)
     for places in twins.values():
         if len(places) > 1:

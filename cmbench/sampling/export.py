@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from cmbench.errors import UsageError
-from cmbench.methods import Method, Model
+from cmbench.methods import Method
 from cmbench.metrics.quantize import quantize
 from cmbench.paths import atomic
-from cmbench.sampling.generate import Source
+from cmbench.sampling.generate import check_labels, open_source
 
 if TYPE_CHECKING:
     from cmbench.workshop import Workshop
@@ -29,26 +29,28 @@ def export(
     batch_size: int,
     quantizer: str,
     on_samples: Callable[[str, int, int], None],
+    labels: tuple[int, ...] = (),
 ) -> Path:
     """Write samples 0..count-1 and return the path.
 
     ``to`` decides the form: ``*.png`` is one grid, ``*.npz`` holds ``arr_0`` (uint8 [N, H, W, C]), anything else is
-    a folder of ``000000.png``, ... The uint8 values are those that the protocol's quantiser makes.
+    a folder of ``000000.png``, ... The uint8 values are those that the protocol's quantiser makes. ``labels`` are
+    classes to cycle through; without any, they are drawn as for a record.
 
     Raises:
-        UsageError: the method cannot do this NFE, or ``to`` has another ending.
+        UsageError: the method cannot do this, there is no such class, or ``to`` has another ending.
     """
     if to.suffix not in ("", ".png", ".npz"):
         raise UsageError(f"--to {to}: give a .png (grid), a .npz, or a folder without an ending")
-    recipe = workshop.recipe(method)
-    if reason := method.refuses(nfe, recipe):
+    if reason := workshop.refusal(method, nfe):
         raise UsageError(f"{method.name} at NFE {nfe}: {reason}")
-    checkpoint = workshop.ensure(workshop.need(method, nfe, seed))
-    head = checkpoint.header
-    sampler = method.sampler(Model(checkpoint.network(workshop.device), head.noise), recipe, nfe)
-    source = Source(sampler, head.shape, head.classes, seed, workshop.device)
+    need = workshop.need(method, nfe, seed)
+    check_labels(labels, workshop.classes(need))
+    checkpoint = workshop.ensure(need)
+    network = checkpoint.network(workshop.device)
+    source = open_source(workshop, method, checkpoint, network, nfe=nfe, seed=seed, labels=labels)
 
-    channels, height, width = head.shape
+    channels, height, width = checkpoint.header.shape
     images = np.empty((count, height, width, channels), np.uint8)
     for first, batch in source.batches(0, count, batch_size):
         raw = quantize(batch, quantizer).cpu().numpy().transpose(0, 2, 3, 1)

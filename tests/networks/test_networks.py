@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cmbench.errors import UsageError
 from cmbench.networks import build
+from cmbench.networks.layers import NULL
 
 SHAPE = (3, 16, 16)
 SONG = {"kind": "song", "channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [8]}
@@ -78,6 +79,24 @@ def test_noise_level_and_label_both_change_the_output(config):
     out = network(x, c_noise, labels)
     for other in (network(x, c_noise + 0.3, labels), network(x, c_noise, labels + 1)):
         assert ((out - other).abs().amax((1, 2, 3)) > 1e-3).all()
+
+
+@every_network
+def test_the_null_class_is_a_label_like_no_other_and_has_no_parameters(config):
+    network = perturbed(build({**config, "class_conditional": True}, SHAPE, 5))
+    x, c_noise, labels = inputs()
+    null = network(x, c_noise, torch.full_like(labels, NULL))
+    for label in range(5):
+        told = network(x, c_noise, torch.full_like(labels, label))
+        assert ((null - told).abs().amax((1, 2, 3)) > 1e-3).all()
+    mixed = network(x, c_noise, torch.tensor([NULL, 1, 2]))
+    torch.testing.assert_close(mixed[:1], null[:1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mixed[1:], network(x, c_noise, labels)[1:], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():  # its embedding is zero: the labels' parameters do not reach it
+        for name, parameter in network.named_parameters():
+            if "label" in name and "bias" not in name:
+                parameter.mul_(2)
+    assert torch.equal(network(x, c_noise, torch.full_like(labels, NULL)), null)
 
 
 @every_network
