@@ -91,5 +91,6 @@ EDM = Method(
     sampler=sampler,
     train=train,
     refuses=refuses,
+    denoiser=True,
     differs="no augmentation pipeline",
 )

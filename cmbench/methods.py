@@ -117,6 +117,8 @@ class Method:
         refuses: ``(nfe, recipe)`` -> why it cannot do this NFE, or None.
         notes: ``recipe`` -> remarks that every record carries.
         deterministic: whether the image is a function of the noise alone.
+        denoiser: whether its network, preconditioned as EDM's (cmbench.diffusion.preconditioning), is a denoiser,
+            so that the probability-flow ODE can be followed to its end.
         differs: where this implementation differs from the paper.
         revision: raised when a change of the code changes results; part of every identity.
     """
@@ -134,6 +136,7 @@ class Method:
     refuses: Callable[[int, Any], str | None] = any_nfe
     notes: Callable[[Any], tuple[str, ...]] = field(default=lambda _recipe: ())
     deterministic: bool = True
+    denoiser: bool = False
     differs: str = ""
     revision: int = 1
 
