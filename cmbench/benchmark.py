@@ -12,8 +12,10 @@ import torch
 from cmbench import comparing, environment, records
 from cmbench.methods import Method, Model
 from cmbench.metrics.engine import Engine
+from cmbench.metrics.figures import Measurement
 from cmbench.records import Record
 from cmbench.sampling.generate import EvaluationCounter, Source, shard_ranges
+from cmbench.sharing import claim, share
 from cmbench.workshop import Need, Workshop
 
 if TYPE_CHECKING:
@@ -114,18 +116,31 @@ class Sweep:
         checkpoint again (once, however many records use it), though never a network it shares with other methods.
         """
         out = self.workshop.out
-        if not force and (stored := records.find(out, plan.key)) and self._complete(stored):
-            return Outcome(stored, computed=False)
+        before = records.find(out, plan.key)
+        if not force and before and self._complete(before):
+            return Outcome(before, computed=False)
         renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
-        checkpoint = self.workshop.ensure(plan.need, force=renew)
+        checkpoint = self._ensure(plan.need, renew)
         self._renewed.add(plan.need.key)
         shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.missing))}"
         if force:
             shutil.rmtree(shards, ignore_errors=True)
-        record = self._measure(plan, checkpoint, shards)
-        records.write(out, record)
-        shutil.rmtree(shards, ignore_errors=True)
-        return Outcome(record, computed=True)
+
+        def elsewhere() -> Record | None:
+            """The record, where another process has made it meanwhile."""
+            found = records.find(out, plan.key)
+            return None if found == before else found
+
+        record, computed = self._measure(plan, checkpoint, shards, elsewhere)
+        return Outcome(record, computed)
+
+    def _ensure(self, need: Need, renew: bool) -> "Checkpoint":
+        """The checkpoint; where several processes want the same one, the first trains it and the others wait."""
+        shop = self.workshop
+        if need.parent and shop.find(need) is None:
+            self._ensure(need.parent, renew=False)
+        with claim(shop.out / "locks" / f"{need.key}.lock", wait=True):
+            return shop.ensure(need, force=renew)
 
     def _complete(self, stored: Record) -> bool:
         missed = set(stored.environment.get("missing", ()))
@@ -141,7 +156,10 @@ class Sweep:
         title = f"reference features of {images.title}"
         return self.engine.reference(images, lambda done, total: self.on_samples(title, done, total))
 
-    def _measure(self, plan: Plan, checkpoint: "Checkpoint", shards: Path) -> Record:
+    def _measure(
+        self, plan: Plan, checkpoint: "Checkpoint", shards: Path, elsewhere: Callable[[], Record | None]
+    ) -> tuple[Record, bool]:
+        """Sample and measure, sharing the shards with other processes: the record, and whether it was made here."""
         shop, engine, device = self.workshop, self.engine, self.workshop.device
         head = checkpoint.header
         network = checkpoint.network(device)
@@ -150,27 +168,51 @@ class Sweep:
         reference = self._reference()
 
         ranges = shard_ranges(self.samples, shop.common.shard)
+        paths = [shards / f"{number:05d}.npz" for number in range(len(ranges))]
         counter = EvaluationCounter(network)
         sampled, seconds = 0, 0.0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        for number, (start, stop) in enumerate(ranges):
-            path = shards / f"{number:05d}.npz"
-            if not path.exists():
-                shard = engine.shard()
-                for first, images, took in timed(source.batches(start, stop, self.batch_size), device):
-                    raw = engine.quantize(images)
-                    engine.update(shard, raw, first)
-                    sampled, seconds = sampled + len(raw), seconds + took
-                    self.on_samples(plan.title, first + len(raw), self.samples)
-                engine.save(shard, path)
-            self.on_samples(plan.title, stop, self.samples)
+
+        def make(number: int) -> None:
+            nonlocal sampled, seconds
+            shard = engine.shard()
+            start, stop = ranges[number]
+            for first, images, took in timed(source.batches(start, stop, self.batch_size), device):
+                raw = engine.quantize(images)
+                engine.update(shard, raw, first)
+                sampled, seconds = sampled + len(raw), seconds + took
+                self.on_samples(plan.title, first + len(raw), self.samples)
+            engine.save(shard, paths[number])
+
+        locks = shop.out / "locks" / shards.name
+        share(paths, make, locks, lambda: elsewhere() is not None)
         counter.close()
-        per_sample = counter.rows / sampled if sampled else self._count_once(source, network)
-        merged = engine.merge(engine.load(shards / f"{number:05d}.npz") for number in range(len(ranges)))
-        measured = engine.measure(merged, reference)
-        comparing.write(shop.out, plan.key, measured.influences)
-        self._preview(plan, source)
+        with claim(locks.with_name(f"{locks.name}.lock"), wait=True):
+            if found := elsewhere():
+                return found, sampled > 0
+            evaluations = counter.rows / sampled if sampled else self._count_once(source, network)
+            merged = engine.merge(map(engine.load, paths))
+            measured = engine.measure(merged, reference)
+            record = self._record(plan, checkpoint, measured, evaluations, sampled, seconds)
+            comparing.write(shop.out, plan.key, measured.influences)
+            self._preview(plan, source)
+            records.write(shop.out, record)
+            shutil.rmtree(shards, ignore_errors=True)
+            return record, True
+
+    def _record(
+        self,
+        plan: Plan,
+        checkpoint: "Checkpoint",
+        measured: Measurement,
+        evaluations: float,
+        sampled: int,
+        seconds: float,
+    ) -> Record:
+        """The record; ``sampled`` samples were made here, in ``seconds``."""
+        shop, engine, device = self.workshop, self.engine, self.workshop.device
+        head = checkpoint.header
         cost: dict[str, Any] = {"training_seconds": training_seconds(shop, plan.need)}
         if sampled:
             rate = sampled / seconds
@@ -185,7 +227,7 @@ class Sweep:
             reference=method.reference,
             dataset=shop.images.name,
             nfe=plan.nfe,
-            nfe_counted=per_sample,
+            nfe_counted=evaluations,
             seed=plan.seed,
             samples=self.samples,
             metrics=measured.metrics,

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,22 +142,15 @@ def test_a_student_alone_does_not_train_its_teacher(cmbench: Commands, out: Path
     assert [r.metrics["endpoint_rms"].value is None for r in both].count(False) == 1
 
 
-@pytest.mark.slow
 def test_a_record_without_lpips_is_made_again_once_it_is_there(
-    cmbench: Commands, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cmbench: Commands, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lpips.pretrained_networks as pretrained
-    import torch
-    from torchvision.models.vgg import cfgs, make_layers
+    from cmbench.consistency import distance
 
     words = ("examine", "--method", "ddim", "--nfe", 1, 2, *SMALL[:-1], 8, "--out", out)
     assert cmbench(*words).status == 0
-    torch.manual_seed(0)
-    features = make_layers(cfgs["D"])
-    monkeypatch.setattr(pretrained.tv, "vgg16", lambda **_: SimpleNamespace(features=features))
-    backbone = tmp_path / "torch" / "hub" / "checkpoints" / "vgg16-397923af.pth"
-    backbone.parent.mkdir(parents=True)
-    backbone.touch()
+    # As if its backbone had arrived; another distance serves, since LPIPS itself is compared elsewhere.
+    monkeypatch.setattr(distance, "lpips_distance", lambda *_: lambda x, y: distance.l1(x, y))
     done = cmbench(*words)
     assert "records were there already" not in done.err and "(LPIPS)" in done.out
     record = next(r for r in examined(out).values() if (r.method, r.nfe, r.samples) == ("ddim", 2, 8))
