@@ -144,10 +144,10 @@ class Bars:
 def bars() -> Iterator[Bars]:
     """Progress bars for the length of a block."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

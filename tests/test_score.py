@@ -93,6 +93,15 @@ def test_the_same_call_again_computes_nothing_and_says_so(
     assert forced.status == 1 and "computed again" in forced.error
 
 
+def test_brackets_in_names_are_printed_as_they_are(cmbench: Commands, tmp_path: Path, pixels: Pixels) -> None:
+    words = ("--nfe", "1", "-d", "digits", "--label", "[red]Mine[/] [/b]")
+    done = cmbench("score", tmp_path / "samples [b].npz", *words)
+    assert done.status == 2 and "samples [b].npz" in done.error
+    np.savez(tmp_path / "samples [b].npz", arr_0=pixels)
+    done = cmbench("score", tmp_path / "samples [b].npz", *words)
+    assert done.status == 0 and "[red]Mine[/]" in done.out and "[red]Mine[/] [/b]" in done.err
+
+
 def test_a_description_can_be_corrected_without_measuring(cmbench: Commands, npz: Path) -> None:
     cmbench("score", npz, *WORDS)
     before = the_record()
