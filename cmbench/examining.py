@@ -242,7 +242,20 @@ class Examiner:
         closest = found.closeness(known.radii).argsort(kind="stable")[:PAIRS]
         write_pairs(self.picture(key), images[closest], self.images.read(found.nearest[closest]))
         interval = precision_interval(found.authentic)
-        return Metric(found.authpct, 100 * interval.std, 100 * interval.low, 100 * interval.high)
+        low, high = 100 * interval.low, 100 * interval.high
+        fresh = self._fresh
+        note = None if fresh is None else f"of one half of the training images against the other: {fresh:.4g}"
+        return Metric(found.authpct, 100 * interval.std, low, high, note=note)
+
+    @cached_property
+    def _fresh(self) -> float | None:
+        """AuthPct of images that are certainly no copies: it is far from 100, and depends on the data."""
+        rows = self._training.rows
+        if len(rows) < 8:
+            return None
+        order = np.random.default_rng(0).permutation(len(rows))
+        one, other = np.array_split(order, 2)
+        return memorization(rows[one], rows[other], device=self.device).authpct
 
     def picture(self, key: str) -> Path:
         """Where the samples of a record that are nearest to training images are shown above these."""
