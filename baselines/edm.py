@@ -105,5 +105,6 @@ EDM = Method(
     refuses=refuses,
     nfes=(35,),
     paper="arXiv:2206.00364",
+    denoiser=True,
     differs="no augmentation pipeline",
 )

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cmbench import comparing, environment, records
-from cmbench.claims import Busy, claim
 from cmbench.errors import WorkError
 from cmbench.methods import Method
 from cmbench.metrics.engine import Engine
+from cmbench.metrics.figures import Measurement
 from cmbench.records import Record
 from cmbench.sampling.generate import EvaluationCounter, Source, open_source, shard_ranges
+from cmbench.sharing import Busy, claim, share
 from cmbench.workshop import Need, Workshop
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ class Sweep:
         What another process is at is left for last: the same command, started twice over one results folder, is
         done in half the time.
         """
-        failed: dict[
-            str, str
-        ] = {}  # checkpoint -> why it cannot be had, so that it is not tried for every NFE
+        failed: dict[str, str] = {}  # checkpoint -> why it cannot be had: not tried again for every NFE
         waiting = list(plans)
         for wait in (False, True):
             tried, waiting = waiting, []
@@ -154,23 +153,24 @@ class Sweep:
         A stored record counts only where it has every metric that can be computed here; one whose weights were
         missing when it was made is computed again. ``force`` computes it again, and trains the method's own
         checkpoint again (once, however many records use it), though never a network it shares with other methods.
-        ``wait``: for another process that is making the same record or checkpoint.
+        ``wait``: for another process that is training the checkpoint; a record that another process is measuring is
+        then measured together with it, rather than left to it.
 
         Raises:
             WorkError: it could not be made; Busy, one of its kind: another process is at it.
         """
-        if not force and (stored := self._stored(plan)):
-            return Outcome(stored, computed=False)
-        with claim(self.workshop.out, f"record-{plan.key}", wait=wait):
-            if not force and (stored := self._stored(plan)):  # made by another process while we waited
-                return Outcome(stored, computed=False)
-            return self._make(plan, force, wait)
+        out = self.workshop.out
+        before = records.find(out, plan.key)
+        if not force and before and self._complete(before):
+            return Outcome(before, computed=False)
+        with claim(out / "locks" / f"record-{plan.key}.lock", wait=False) as mine:
+            if not mine and not wait:
+                raise Busy(f"another process is measuring {plan.title}")
+            return self._make(
+                plan, before, force, wait
+            )  # with the other process, shard by shard, if there is one
 
-    def _stored(self, plan: Plan) -> Record | None:
-        stored = records.find(self.workshop.out, plan.key)
-        return stored if stored and self._complete(stored) else None
-
-    def _make(self, plan: Plan, force: bool, wait: bool) -> Outcome:
+    def _make(self, plan: Plan, before: Record | None, force: bool, wait: bool) -> Outcome:
         out = self.workshop.out
         renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
         checkpoint = self.workshop.ensure(plan.need, force=renew, wait=wait)
@@ -178,10 +178,14 @@ class Sweep:
         shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.missing))}"
         if force:
             shutil.rmtree(shards, ignore_errors=True)
-        record = self._measure(plan, checkpoint, shards)
-        records.write(out, record)
-        shutil.rmtree(shards, ignore_errors=True)
-        return Outcome(record, computed=True)
+
+        def elsewhere() -> Record | None:
+            """The record, where another process has made it meanwhile."""
+            found = records.find(out, plan.key)
+            return None if found == before else found
+
+        record, computed = self._measure(plan, checkpoint, shards, elsewhere)
+        return Outcome(record, computed)
 
     def _complete(self, stored: Record) -> bool:
         missed = set(stored.environment.get("missing", ()))
@@ -197,34 +201,60 @@ class Sweep:
         title = f"reference features of {images.title}"
         return self.engine.reference(images, lambda done, total: self.on_samples(title, done, total))
 
-    def _measure(self, plan: Plan, checkpoint: "Checkpoint", shards: Path) -> Record:
+    def _measure(
+        self, plan: Plan, checkpoint: "Checkpoint", shards: Path, elsewhere: Callable[[], Record | None]
+    ) -> tuple[Record, bool]:
+        """Sample and measure, sharing the shards with other processes: the record, and whether it was made here."""
         shop, engine, device = self.workshop, self.engine, self.workshop.device
         network = checkpoint.network(device)
         source = open_source(shop, plan.method, checkpoint, network, nfe=plan.nfe, seed=plan.seed)
         reference = self._reference()
 
         ranges = shard_ranges(self.samples, shop.common.shard)
+        paths = [shards / f"{number:05d}.npz" for number in range(len(ranges))]
         counter = EvaluationCounter(network)
         sampled, seconds = 0, 0.0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        for number, (start, stop) in enumerate(ranges):
-            path = shards / f"{number:05d}.npz"
-            if not path.exists():
-                shard = engine.shard()
-                for first, images, took in timed(source.batches(start, stop, self.batch_size), device):
-                    raw = engine.quantize(images)
-                    engine.update(shard, raw, first)
-                    sampled, seconds = sampled + len(raw), seconds + took
-                    self.on_samples(plan.title, first + len(raw), self.samples)
-                engine.save(shard, path)
-            self.on_samples(plan.title, stop, self.samples)
+
+        def make(number: int) -> None:
+            nonlocal sampled, seconds
+            shard, earlier = engine.shard(), counter.rows
+            start, stop = ranges[number]
+            for first, images, took in timed(source.batches(start, stop, self.batch_size), device):
+                raw = engine.quantize(images)
+                engine.update(shard, raw, first)
+                sampled, seconds = sampled + len(raw), seconds + took
+                self.on_samples(plan.title, first + len(raw), self.samples)
+            shard.evaluations = counter.rows - earlier
+            engine.save(shard, paths[number])
+
+        locks = shop.out / "locks" / shards.name
+        share(paths, make, locks, lambda: elsewhere() is not None)
         counter.close()
-        per_sample = counter.rows / sampled if sampled else self._count_once(source, network)
-        merged = engine.merge(engine.load(shards / f"{number:05d}.npz") for number in range(len(ranges)))
-        measured = engine.measure(merged, reference)
-        comparing.write(shop.out, plan.key, measured.influences)
-        self._preview(plan, source)
+        with claim(locks.with_name(f"{locks.name}.lock"), wait=True):
+            if found := elsewhere():
+                return found, sampled > 0
+            merged = engine.merge(map(engine.load, paths))
+            measured, evaluations = engine.measure(merged, reference), merged.evaluations / merged.count
+            record = self._record(plan, checkpoint, measured, evaluations, sampled, seconds)
+            comparing.write(shop.out, plan.key, measured.influences)
+            self._preview(plan, source)
+            records.write(shop.out, record)
+            shutil.rmtree(shards, ignore_errors=True)
+            return record, True
+
+    def _record(
+        self,
+        plan: Plan,
+        checkpoint: "Checkpoint",
+        measured: Measurement,
+        evaluations: float,
+        sampled: int,
+        seconds: float,
+    ) -> Record:
+        """The record; ``sampled`` samples were made here, in ``seconds``."""
+        shop, engine, device = self.workshop, self.engine, self.workshop.device
         cost: dict[str, Any] = training_cost(shop, plan.need)
         if sampled:
             rate = sampled / seconds
@@ -239,7 +269,7 @@ class Sweep:
             reference=method.reference,
             dataset=shop.images.name,
             nfe=plan.nfe,
-            nfe_counted=per_sample,
+            nfe_counted=evaluations,
             seed=plan.seed,
             samples=self.samples,
             metrics=measured.metrics,
@@ -251,13 +281,6 @@ class Sweep:
             environment={**environment.describe(device), "missing": sorted(self._missing())},
             notes=(*checkpoint.header.notes, *method.notes(shop.recipe(method))),
         )
-
-    def _count_once(self, source: Source, network: torch.nn.Module) -> float:
-        """Evaluations of one sample, for a run that found all its shards finished."""
-        counter = EvaluationCounter(network)
-        source.images([0])
-        counter.close()
-        return float(counter.rows)
 
     def _preview(self, plan: Plan, source: Source) -> None:
         from cmbench.report.grid import write_preview

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_metrics, console
+from cmbench import cli_examine, cli_metrics, console
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -345,6 +345,7 @@ def doctor(
 
 
 cli_metrics.register(app)
+cli_examine.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -52,15 +52,17 @@ def show_tables(made: "Sequence[Table]", format: str = "rich") -> None:
         out.print(shown)
 
 
-def show_records(found: "Sequence[Record]", as_json: bool = False) -> None:
-    """What a command has measured: one table a data set, or the records as JSON."""
+def show_records(
+    found: "Sequence[Record]", as_json: bool = False, columns: "Sequence[str] | None" = None
+) -> None:
+    """What a command has measured: one table a data set (with these metrics, if named), or the records as JSON."""
     if as_json:
         print(json.dumps([record.to_json() for record in found], indent=1))
         return
     from cmbench.report import tables
 
     names = dict.fromkeys(record.dataset for record in found)
-    show_tables([tables.build(found, dataset=name, published=()) for name in names])
+    show_tables([tables.build(found, dataset=name, published=(), columns=columns) for name in names])
 
 
 def show_json(data: Any) -> None:
@@ -149,10 +151,10 @@ class Bars:
 def bars() -> Iterator[Bars]:
     """Progress bars for the length of a block."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

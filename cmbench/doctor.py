@@ -146,6 +146,7 @@ def as_json(findings: list[Finding]) -> str:
 def as_table(findings: list[Finding]) -> "Table":
     """The findings for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     colours = {"ok": "green", "missing": "yellow", "note": "dim"}
     made = Table(box=None, pad_edge=False, header_style="bold")
@@ -154,7 +155,7 @@ def as_table(findings: list[Finding]) -> "Table":
     previous = ""
     for f in findings:
         made.add_row(
-            f.topic if f.topic != previous else "", f.item, f"[{colours[f.state]}]{f.state}[/]", f.detail
+            f.topic if f.topic != previous else "", f.item, Text(f.state, colours[f.state]), Text(f.detail)
         )
         previous = f.topic
     return made

@@ -90,13 +90,14 @@ def as_markdown(what: str) -> str:
 def as_table(what: str) -> "Table":
     """The list for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     entries = rows(what)
     for name in entries[0]:
         made.add_column(name, overflow="fold")
     for entry in entries:
-        made.add_row(*(str(value) for value in entry.values()))
+        made.add_row(*(Text(str(value)) for value in entry.values()))
     return made
 
 

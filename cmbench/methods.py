@@ -169,6 +169,8 @@ class Method:
         network: ``recipe`` -> options that its own network has beyond the data set's, as ``{"conditions": 2}``.
         notes: ``recipe`` -> remarks that every record carries.
         deterministic: whether the image is a function of the noise alone.
+        denoiser: whether its network, preconditioned as EDM's (cmbench.diffusion.preconditioning), is a denoiser,
+            so that the probability-flow ODE can be followed to its end.
         differs: where this implementation differs from the paper.
         revision: raised when a change of the code changes results; part of every identity.
     """
@@ -189,6 +191,7 @@ class Method:
     network: Callable[[Any], Mapping[str, Any]] = field(default=lambda _recipe: {})
     notes: Callable[[Any], tuple[str, ...]] = field(default=lambda _recipe: ())
     deterministic: bool = True
+    denoiser: bool = False
     differs: str = ""
     paper: str = ""
     revision: int = 1

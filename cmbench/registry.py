@@ -1,4 +1,4 @@
-"""Named things: methods and data sets, found through entry points so that a plug-in needs no edit here."""
+"""Named things (methods, data sets, extractors, protocols), found through entry points: plug-ins need no edit here."""
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -6,7 +6,12 @@ from typing import Any
 
 from cmbench.errors import WorkError, unknown
 
-GROUPS = {"method": "cmbench.methods", "data set": "cmbench.datasets"}
+GROUPS = {
+    "method": "cmbench.methods",
+    "data set": "cmbench.datasets",
+    "extractor": "cmbench.extractors",
+    "protocol": "cmbench.protocols",
+}
 
 
 @cache

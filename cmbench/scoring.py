@@ -16,10 +16,12 @@ from cmbench.data.base import Indices, Pixels, Shape
 from cmbench.errors import CmbenchError, UsageError
 from cmbench.methods import DISTILLATION
 from cmbench.metrics.engine import Engine
+from cmbench.metrics.figures import Measurement
 from cmbench.metrics.protocols import Protocol
 from cmbench.records import Record
 from cmbench.report import published
 from cmbench.report.grid import MOST, write_preview
+from cmbench.sharing import claim, share
 
 if TYPE_CHECKING:
     from cmbench.benchmark import Outcome
@@ -191,21 +193,38 @@ class Scoring:
             self.known, lambda done, total: self.on_samples(f"reference {self.known.title}", done, total)
         )
         missing = set(self.engine.missing) | ({"reference"} if reference.missing else set())
-        stored = None if force else records.find(self.out, key)
-        if stored is not None and set(stored.environment.get("missing", ())) <= missing:
-            corrected = replace(stored, label=of.label, group=of.group, reference=of.reference)
-            if corrected != stored:
+        before = records.find(self.out, key)
+        if not force and before and set(before.environment.get("missing", ())) <= missing:
+            corrected = replace(before, label=of.label, group=of.group, reference=of.reference)
+            if corrected != before:
                 records.write(self.out, corrected)
             return Outcome(corrected, computed=False)
         shards = self.out / "shards" / f"{key}-{records.fingerprint(sorted(self.engine.missing))}"
         if force:
             shutil.rmtree(shards, ignore_errors=True)
-        paths = self._pass(shards, title)
-        merged = self.engine.merge(map(self.engine.load, paths))
-        measured = self.engine.measure(merged, reference)
-        self._preview(key)
-        comparing.write(self.out, key, measured.influences)
-        record = Record(
+
+        def elsewhere() -> Record | None:
+            """The record, where another process has made it meanwhile."""
+            found = records.find(self.out, key)
+            return None if found == before else found
+
+        locks = self.out / "locks" / shards.name
+        paths = self._pass(shards, locks, title, lambda: elsewhere() is not None)
+        with claim(locks.with_name(f"{locks.name}.lock"), wait=True):
+            if found := elsewhere():
+                return Outcome(found, computed=True)
+            measured = self.engine.measure(self.engine.merge(map(self.engine.load, paths)), reference)
+            self._preview(key)
+            comparing.write(self.out, key, measured.influences)
+            record = self._record(of, identity, measured, missing)
+            records.write(self.out, record)
+            shutil.rmtree(shards, ignore_errors=True)
+        return Outcome(record, computed=True)
+
+    def _record(
+        self, of: System, identity: Mapping[str, Any], measured: Measurement, missing: set[str]
+    ) -> Record:
+        return Record(
             method=of.method,
             label=of.label,
             group=of.group,
@@ -222,26 +241,25 @@ class Scoring:
             environment={**environment.describe(self.engine.device), "missing": sorted(missing)},
             notes=self._notes(),
         )
-        records.write(self.out, record)
-        shutil.rmtree(shards, ignore_errors=True)
-        return Outcome(record, computed=True)
 
-    def _pass(self, shards: Path, title: str) -> list[Path]:
+    def _pass(self, shards: Path, locks: Path, title: str, finished: Callable[[], bool]) -> list[Path]:
         """Run all samples through the engine, shard by shard; finished shards are not run again."""
         from cmbench.sampling.generate import shard_ranges
 
-        paths = []
         step = 4 * self.engine.batch_size
-        for number, (start, stop) in enumerate(shard_ranges(self.samples, SHARD)):
-            paths.append(shards / f"{number:05d}.npz")
-            if not paths[-1].exists():
-                shard = self.engine.shard()
-                for first in range(start, stop, step):
-                    last = min(first + step, stop)
-                    self.engine.update(shard, self.images.read(np.arange(first, last)), first)
-                    self.on_samples(title, last, self.samples)
-                self.engine.save(shard, paths[-1])
-            self.on_samples(title, stop, self.samples)
+        ranges = shard_ranges(self.samples, SHARD)
+        paths = [shards / f"{number:05d}.npz" for number in range(len(ranges))]
+
+        def make(number: int) -> None:
+            start, stop = ranges[number]
+            shard = self.engine.shard()
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                self.engine.update(shard, self.images.read(np.arange(first, last)), first)
+                self.on_samples(title, last, self.samples)
+            self.engine.save(shard, paths[number])
+
+        share(paths, make, locks, finished)
         return paths
 
     def _preview(self, key: str) -> None:

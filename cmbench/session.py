@@ -55,8 +55,8 @@ def choose_device(name: str) -> "Device":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()  # also fails on the device 'meta', which holds no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device
 
@@ -78,7 +78,7 @@ def open_workshop(options: Options) -> Workshop:
     known = registry.names("method")
     shared = {key: value for key, value in settings.items() if key not in known}
     common = recipes.load(Common, "cmbench", images.name, "common", options.preset, shared)
-    return Workshop(
+    workshop = Workshop(
         images=images,
         preset=options.preset,
         settings=settings,
@@ -88,6 +88,14 @@ def open_workshop(options: Options) -> Workshop:
         given=tuple(checkpoints.load(path) for path in options.checkpoint),
         begin=options.begin,
     )
+    for name in sorted(
+        settings.keys() & set(known)
+    ):  # a typo shows even where the method is not among those asked for
+        method = methods.get(name)
+        presets = recipes.preset_names(method.package, images.name, name)
+        if not presets or options.preset in presets:
+            workshop.recipe(method)
+    return workshop
 
 
 def open_sweep(options: Options, workshop: Workshop, **callbacks: object) -> "Sweep":

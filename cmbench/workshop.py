@@ -1,19 +1,20 @@
 """From a method's name to its checkpoint: find it, or train it and its parents."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmbench import checkpoints, methods, pairs, recipes
 from cmbench.checkpoints import Checkpoint, Header
-from cmbench.claims import claim
 from cmbench.errors import UsageError
 from cmbench.methods import Method, Model, TrainJob
 from cmbench.pairs import Pairs, PairSet
 from cmbench.recipes import Common
 from cmbench.records import fingerprint
+from cmbench.sharing import Busy, claim
 
 if TYPE_CHECKING:
     from torch import device as Device
@@ -230,7 +231,7 @@ class Workshop:
         maker = self.ensure(wanted.of, wait=wait)
         head = maker.header
         stage = f"{wanted.of.method.label} {head.variant}".strip()
-        with claim(self.out, f"pairs-{wanted.key}", wait=wait):
+        with self._claim(f"pairs-{wanted.key}", wait):
             return pairs.make(
                 wanted.pairs,
                 Model(maker.network(self.device), head.noise),
@@ -264,9 +265,16 @@ class Workshop:
         found = self._given(need) if force else self.find(need)
         if found:
             return found
-        with claim(self.out, self.path(need).stem, wait=wait):
+        with self._claim(self.path(need).stem, wait):
             made_meanwhile = None if force else self.find(need)
             return made_meanwhile or self._train(need, force, wait)
+
+    @contextmanager
+    def _claim(self, name: str, wait: bool) -> Iterator[None]:
+        with claim(self.out / "locks" / f"{name}.lock", wait=wait) as mine:
+            if not mine:
+                raise Busy(f"another process is making {name}")
+            yield
 
     def _train(self, need: Need, force: bool, wait: bool) -> Checkpoint:
         from cmbench.training import state as states

@@ -118,6 +118,8 @@ WRONG = [
     (["run", "--method", "cd", "--nfe", "1", "--preset", "quikc"], "did you mean 'quick'"),
     (["run", "--method", "cd", "--nfe", "1", "--set", "cd.pionts=3"], "did you mean 'points'"),
     (["run", "--method", "cd", "--nfe", "1", "--set", "cd.points"], "key=value"),
+    (["run", "--method", "ddim", "--nfe", "1", "--set", "pd.strat=4"], "did you mean 'start'"),
+    (["run", "--method", "ddim", "--nfe", "1", "--device", "meta"], "--device meta"),
     (["run", "--method", "cd", "--nfe", "1", "--set", "smaples=3"], "did you mean 'samples'"),
     (["run", "--method", "cd", "--nfe", "1", "--set", "cd.points=many"], "cd.points: 'many' is not int"),
     (["run", "--method", "cd", "--nfe", "1", "--protocol", "digts"], "did you mean 'digits'"),

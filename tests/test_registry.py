@@ -1,5 +1,6 @@
 """The registry: entry points by name, and what is said of those that cannot be loaded."""
 
+import dataclasses
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -7,12 +8,14 @@ import pytest
 from cmbench import methods, registry
 from cmbench.errors import UsageError, WorkError
 from cmbench.methods import DIRECT, DISTILLATION, SAMPLERS, Method
+from cmbench.metrics import extractors, protocols
+from cmbench.metrics.extractors import Definition
 
 
 @pytest.fixture
 def plugged(monkeypatch):
     """Entry points of this test alone, by kind."""
-    points: dict[str, dict[str, EntryPoint]] = {"method": {}, "data set": {}}
+    points: dict[str, dict[str, EntryPoint]] = {kind: {} for kind in registry.GROUPS}
 
     def add(kind: str, name: str, value: str) -> None:
         points[kind][name] = EntryPoint(name, value, registry.GROUPS[kind])
@@ -97,3 +100,27 @@ def test_names_are_listed_without_importing_anything():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PLUGGED = Definition("mine", {"features": 64, "logits": 10}, "mine.safetensors", None, None, lambda *_: None)
+PROTOCOL = dataclasses.replace(protocols.get("digits"), name="mine", title="another k")
+
+
+def test_extractors_and_protocols_of_plug_ins_are_found(plugged):
+    plugged("extractor", "mine", f"{__name__}:PLUGGED")
+    plugged("protocol", "mine", f"{__name__}:PROTOCOL")
+    assert extractors.definition("mine") is PLUGGED and "mine" in extractors.names()
+    assert protocols.get("mine") is PROTOCOL and protocols.names()[-1] == "mine"
+    with pytest.raises(UsageError, match="unknown protocol 'minne': did you mean 'mine'"):
+        protocols.get("minne")
+    with pytest.raises(UsageError, match="unknown extractor 'digits-cn': did you mean 'digits-cnn'"):
+        extractors.definition("digits-cn")
+
+
+def test_a_plug_in_of_another_type_is_named(plugged):
+    plugged("extractor", "odd", f"{__name__}:PROTOCOL")
+    plugged("protocol", "odd", f"{__name__}:PLUGGED")
+    with pytest.raises(WorkError, match="extractor 'odd' is registered as Protocol"):
+        extractors.definition("odd")
+    with pytest.raises(WorkError, match="protocol 'odd' is registered as Definition"):
+        protocols.get("odd")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import Commands
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,8 +13,10 @@ from PIL import Image
 from cmbench import comparing, records, scoring
 from cmbench.data.digits import DIGITS
 from cmbench.errors import UsageError
-from cmbench.metrics import protocols
+from cmbench.metrics import protocols, references
+from cmbench.metrics.classifiers import Classifier
 from cmbench.metrics.engine import Engine
+from cmbench.metrics.references import Reference, Statistics
 from cmbench.metrics.shards import Shard
 
 Pixels = NDArray[np.uint8]
@@ -88,6 +91,15 @@ def test_the_same_call_again_computes_nothing_and_says_so(
     assert json.loads(again.out) == json.loads(first.out)
     forced = cmbench("score", npz, *WORDS, "--force")
     assert forced.status == 1 and "computed again" in forced.error
+
+
+def test_brackets_in_names_are_printed_as_they_are(cmbench: Commands, tmp_path: Path, pixels: Pixels) -> None:
+    words = ("--nfe", "1", "-d", "digits", "--label", "[red]Mine[/] [/b]")
+    done = cmbench("score", tmp_path / "samples [b].npz", *words)
+    assert done.status == 2 and "samples [b].npz" in done.error
+    np.savez(tmp_path / "samples [b].npz", arr_0=pixels)
+    done = cmbench("score", tmp_path / "samples [b].npz", *words)
+    assert done.status == 0 and "[red]Mine[/]" in done.out and "[red]Mine[/] [/b]" in done.err
 
 
 def test_a_description_can_be_corrected_without_measuring(cmbench: Commands, npz: Path) -> None:
@@ -214,11 +226,14 @@ def broken(path: Path, pixels: Pixels, kind: str) -> Path:
     gray = pixels[..., 0]
     if kind == "nothing":
         return path
-    if kind in ("floats", "truncated", "text", "keys"):
+    if kind in ("floats", "not numbers", "two bytes", "truncated", "text", "keys"):
         file = path.with_suffix(".npz")
-        np.savez(
-            file, **{"weights" if kind == "keys" else "arr_0": pixels / 255 if kind == "floats" else pixels}
-        )
+        changed = {
+            "floats": pixels / 255,
+            "not numbers": np.full(pixels.shape, np.nan, np.float32),
+            "two bytes": pixels.astype(np.uint16) * 257,
+        }
+        np.savez(file, **{"weights" if kind == "keys" else "arr_0": changed.get(kind, pixels)})
         if kind == "truncated":
             file.write_bytes(file.read_bytes()[:-3000])
         if kind == "text":
@@ -259,7 +274,9 @@ def broken(path: Path, pixels: Pixels, kind: str) -> Path:
         ("deep", 2, "0001.png has 16 bits a channel"),
         ("corrupt", 1, "0001.png cannot be decoded"),
         ("truncated", 1, "cannot read"),
-        ("floats", 2, "images are uint8 in 0 .. 255"),
+        ("floats", 2, "is float64, but images are uint8 in 0 .. 255"),
+        ("not numbers", 2, "is float32, but images are uint8 in 0 .. 255"),
+        ("two bytes", 2, "is uint16, but images are uint8 in 0 .. 255"),
         ("keys", 2, "holds no images"),
         ("text", 2, "neither a folder nor a .zip or .npz"),
         ("larger", 2, "holds 16 × 16 images and Digits is 8 × 8"),
@@ -290,6 +307,51 @@ def test_wrong_options_end_in_one_clear_line(
 ) -> None:
     done = cmbench("score", npz, *WORDS, "--offline", *words)
     assert done.status == 2 and said in done.error
+
+
+BAD_REFERENCES = {
+    "another extractor": (
+        2,
+        {"mu": np.zeros(2048), "sigma": np.eye(2048)},
+        "holds inception-v3/pool3 and protocol 'digits' needs digits-cnn/features",
+    ),
+    "not numbers": (1, {"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "values that are not finite"),
+    "another size": (2, {"mu": np.zeros(9), "sigma": np.eye(9)}, "has 9 dimensions"),
+    "no statistics": (1, {"weights": np.zeros(9)}, "no reference statistics"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_REFERENCES)
+def test_bad_references_end_in_one_clear_line(
+    cmbench: Commands, npz: Path, tmp_path: Path, kind: str
+) -> None:
+    status, arrays, said = BAD_REFERENCES[kind]
+    if kind in ("not numbers", "another size"):  # as files of ours, which name their layer
+        known = Statistics(arrays["mu"], arrays["sigma"], 100)
+        references.write(tmp_path / "bad.npz", Reference("bad", {"digits-cnn/features": known}))
+    else:
+        np.savez(tmp_path / "bad.npz", **arrays)
+    done = cmbench("score", npz, *WORDS, "--against", tmp_path / "bad.npz")
+    assert (done.status, done.out) == (status, "") and said in done.error
+    assert not records.read(Path("results"))
+
+
+def test_features_that_are_not_finite_are_reported_in_the_record(
+    cmbench: Commands, npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Classifier.forward
+
+    def broken(self: Classifier, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features, logits = whole(self, images)
+        features[3] = torch.nan
+        return features, logits
+
+    cmbench("reference", "build", "-d", "digits", "--protocol", "digits")
+    monkeypatch.setattr(Classifier, "forward", broken)
+    done = cmbench("score", npz, *WORDS)
+    assert done.status == 0 and "the features of sample 3 are not finite" in done.out
+    metrics = the_record().metrics
+    assert metrics["fid"].value is None and metrics["is"].value is not None
 
 
 def test_gray_samples_of_a_colour_data_set_are_measured_as_three_equal_channels(

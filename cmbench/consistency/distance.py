@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional
 from cmbench.errors import WorkError, unknown
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+VGG16 = "vgg16-397923af.pth"
 
 
 def squared_l2(x: Tensor, y: Tensor) -> Tensor:
@@ -40,15 +42,18 @@ def pseudo_huber_with(c: float) -> Distance:
     return distance
 
 
-def lpips_distance(device: torch.device) -> Distance:
+def lpips_distance(device: torch.device, download: bool = True) -> Distance:
     """LPIPS with the VGG backbone (Zhang et al., 2018); images below 256 pixels are upsampled to 224.
 
-    Raises WorkError where the backbone is neither in torch's cache nor can be downloaded.
+    Raises WorkError where the backbone is neither in torch's cache nor can (or may) be downloaded.
     """
     import warnings
 
     import lpips
 
+    backbone = Path(torch.hub.get_dir()) / "checkpoints" / VGG16
+    if not download and not backbone.is_file():
+        raise WorkError(f"LPIPS needs the VGG16 weights of torchvision: put {VGG16} into {backbone.parent}")
     try:
         with warnings.catch_warnings():  # lpips asks torchvision for weights in a deprecated way
             warnings.simplefilter("ignore")
@@ -56,7 +61,7 @@ def lpips_distance(device: torch.device) -> Distance:
     except OSError as error:
         raise WorkError(
             f"LPIPS needs the VGG16 weights of torchvision, which are not in torch's cache and could not be "
-            f"downloaded ({error}); put vgg16-397923af.pth into {torch.hub.get_dir()}/checkpoints"
+            f"downloaded ({error}); put {VGG16} into {backbone.parent}"
         ) from error
     model = model.to(device).eval().requires_grad_(False)
 

@@ -15,6 +15,7 @@ from cmbench.metrics.protocols import ReferenceSpec
 from cmbench.metrics.references import Reference, Statistics
 from cmbench.paths import cache_dir
 from cmbench.records import fingerprint
+from cmbench.sharing import claim
 
 if TYPE_CHECKING:
     from cmbench.data import ImageData
@@ -100,6 +101,11 @@ def _from_file(engine: "Engine", spec: ReferenceSpec, path: Path) -> Reference:
     for layer in needed.keys() & layers.keys():
         extractor, _, name = layer.partition("/")
         references.check(layer, layers[layer], definition(extractor).layers[name], path.name)
+    if needed and spec.path is not None and not needed.keys() & layers.keys():
+        raise UsageError(
+            f"{path} holds {', '.join(layers) or 'nothing'} and protocol '{engine.protocol.name}' needs "
+            f"{', '.join(needed)}: it was made with another extractor"
+        )
     provenance = {"file": path.name, "sha256": digest, **found.provenance}
     return Reference(spec.name, {name: layers[name] for name in needed if name in layers}, provenance)
 
@@ -127,9 +133,22 @@ def from_data(
     progress: Callable[[int, int], None] | None = None,
 ) -> Reference:
     """The statistics of the data set itself, computed now or cached before; arguments as for :func:`find`."""
-    needed, identity, path = engine.reference_layers(), _identity(engine, data), place(engine, data)
-    if path.is_file():
-        return dataclasses.replace(references.read(path)[0], name=spec.name)
+    path = place(engine, data)
+    if not path.is_file():
+        with claim(path.with_suffix(".lock"), wait=True):  # another process may be at it
+            if not path.is_file():
+                return _computed(engine, spec, data, path, progress)
+    return dataclasses.replace(references.read(path)[0], name=spec.name)
+
+
+def _computed(
+    engine: "Engine",
+    spec: ReferenceSpec,
+    data: "ImageData",
+    path: Path,
+    progress: Callable[[int, int], None] | None,
+) -> Reference:
+    needed, identity = engine.reference_layers(), _identity(engine, data)
     folder = path.with_suffix(".parts")
     parts = {start: folder / f"{start:08d}.npz" for start in range(0, len(data), PART)}
     for start, part in parts.items():

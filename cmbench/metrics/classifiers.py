@@ -83,6 +83,16 @@ class Classifier(nn.Module):
         features = x.mean((2, 3))
         return features, self.head(features)
 
+    def stage_outputs(self, images: Tensor) -> list[Tensor]:
+        """What each stage makes of the images: [B, width, H, W], H and W halved from stage to stage."""
+        x = F.relu(self.stem(self.preprocess(images)))
+        outputs = []
+        for number, block in enumerate(self.stages, 1):
+            x = block(x)
+            if number % self.architecture.blocks == 0:
+                outputs.append(x)
+        return outputs
+
 
 def fold(trained: Classifier) -> Classifier:
     """The same function with each batch normalisation merged, in float64, into the convolution before it."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cmbench import registry
 from cmbench.errors import UsageError, WorkError, unknown
 from cmbench.metrics.protocols import ExtractorSpec
 from cmbench.paths import cache_dir
@@ -25,7 +26,8 @@ class Definition:
         name: what protocols call it.
         layers: the feature layers it gives, with their dimensions.
         file: the name of its weight file.
-        url: where that file is published; None where cmbench ships it.
+        url: where that file is published; None where it is installed with the package (``file`` of a plug-in is then
+            its whole path).
         sha256: of the file in hex, or the first digits of it; None where it is not published.
         build: (weight file, resize mode) -> a network from uint8 [B, 3, H, W] to {layer: float32 [B, D]}.
         aliases: other names under which the same file is published.
@@ -84,15 +86,25 @@ def _arithmetic(precision: str) -> Iterator[None]:
 
 
 def names() -> list[str]:
-    """The registered extractors."""
-    return sorted(_registry())
+    """The extractors: built in, or a :class:`Definition` under the entry point group ``cmbench.extractors``."""
+    return sorted({*_registry(), *registry.names("extractor")})
 
 
 def definition(name: str) -> Definition:
-    """The extractor of that name. Raises UsageError, with the nearest name, where there is none."""
-    if name not in _registry():
-        raise unknown("extractor", name, _registry())
-    return _registry()[name]
+    """The extractor of that name.
+
+    Raises:
+        UsageError: there is none; carries the nearest name.
+        WorkError: the plug-in that registers it cannot be loaded.
+    """
+    if name in _registry():
+        return _registry()[name]
+    if name not in names():
+        raise unknown("extractor", name, names())
+    found = registry.load("extractor", name)
+    if not isinstance(found, Definition):
+        raise WorkError(f"extractor '{name}' is registered as {type(found).__name__}, not as a Definition")
+    return found
 
 
 def open_extractor(

@@ -29,6 +29,17 @@ class Memorization:
         """Percentage of authentic samples, as dgm-eval reports it."""
         return float(100 * self.authentic.mean())
 
+    def closeness(self, train_radii: Float64) -> Float64:
+        """Distance [N] to the nearest training image over that image's own to its nearest other; 0 for a copy.
+
+        Below 1 a sample is not authentic. ``train_radii`` as for :func:`memorization`.
+        """
+        reach = np.sqrt(train_radii[self.nearest])
+        ratio = np.full(len(reach), np.inf)
+        np.divide(self.distances, reach, out=ratio, where=reach > 0)
+        ratio[self.distances == 0] = 0
+        return ratio
+
     @property
     def copied(self) -> float:
         """Share (0..1) of the samples that are not authentic."""

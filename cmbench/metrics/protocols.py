@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cmbench.errors import UsageError, unknown
+from cmbench import registry
+from cmbench.errors import UsageError, WorkError, unknown
 from cmbench.records import fingerprint
 
 QUANTIZERS = ("truncate", "round")
@@ -281,15 +282,25 @@ def _built_in() -> Mapping[str, Protocol]:
 
 
 def get(name: str) -> Protocol:
-    """The built-in protocol of that name. Raises UsageError, with the nearest name, where there is none."""
-    if name not in _built_in():
-        raise unknown("protocol", name, _built_in())
-    return _built_in()[name]
+    """The protocol of that name: built in, or under the entry point group ``cmbench.protocols``.
+
+    Raises:
+        UsageError: there is none (carries the nearest name), or its parts do not fit together.
+        WorkError: the plug-in that registers it cannot be loaded.
+    """
+    if name in _built_in():
+        return _built_in()[name]
+    if name not in names():
+        raise unknown("protocol", name, names())
+    found = registry.load("protocol", name)
+    if not isinstance(found, Protocol):
+        raise WorkError(f"protocol '{name}' is registered as {type(found).__name__}, not as a Protocol")
+    return checked(found, name)
 
 
 def names() -> list[str]:
-    """The built-in protocols, in the order in which a list should show them."""
-    return list(_built_in())
+    """The protocols, in the order in which a list should show them: those of plug-ins last."""
+    return list(dict.fromkeys([*_built_in(), *registry.names("protocol")]))
 
 
 def default_for(dataset_name: str) -> Protocol:

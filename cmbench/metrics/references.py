@@ -120,7 +120,7 @@ def read(path: Path) -> tuple[Reference, NDArray[np.uint8] | None]:
 
 
 def check(layer: str, known: Statistics, dimensions: int, name: str) -> None:
-    """Raise UsageError where a reference's statistics cannot be those of this layer."""
+    """Raise UsageError where a reference's statistics cannot be this layer's, WorkError where they are broken."""
     D = known.mean.size
     if known.mean.ndim != 1 or known.covariance.shape != (D, D):
         raise UsageError(
@@ -129,6 +129,8 @@ def check(layer: str, known: Statistics, dimensions: int, name: str) -> None:
     if dimensions != D:
         found = f"reference {name} has {D} dimensions and {layer} has {dimensions}"
         raise UsageError(f"{found}: it was made with another extractor")
+    if not (np.isfinite(known.mean).all() and np.isfinite(known.covariance).all()):
+        raise WorkError(f"reference {name} holds values that are not finite")
 
 
 def _ours(file: Mapping[str, NDArray[Any]]) -> Reference:

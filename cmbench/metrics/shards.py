@@ -102,6 +102,7 @@ class Shard:
         first: index of the first sample; None while there is none.
         count: samples seen.
         waiting: images seen and not yet run through the extractors, which take whole batches.
+        evaluations: network evaluations that its samples took, all together; 0 for samples made elsewhere.
     """
 
     identity: dict[str, Any]
@@ -109,6 +110,7 @@ class Shard:
     first: int | None = None
     count: int = 0
     waiting: list[Tensor] = field(default_factory=list)
+    evaluations: int = 0
 
     @property
     def stop(self) -> int:
@@ -122,6 +124,7 @@ def save(shard: Shard, path: Path) -> None:
         "identity": shard.identity,
         "first": shard.first,
         "count": shard.count,
+        "evaluations": shard.evaluations,
         "failures": {name: layer.failure for name, layer in shard.layers.items()},
     }
     arrays: dict[str, NDArray[Any]] = {"header": np.array(json.dumps(header))}
@@ -150,7 +153,7 @@ def load(path: Path, empty: Shard) -> Shard:
                 keys = [key for key in file if key.rpartition("/")[0] == name]
                 arrays = {key.rpartition("/")[2]: file[key] for key in keys}
                 layers[name] = LayerState.from_arrays(arrays, layer.keep, header["failures"][name])
-            return Shard(found, layers, header["first"], header["count"])
+            return Shard(found, layers, header["first"], header["count"], evaluations=header["evaluations"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise WorkError(f"{path} is no readable shard: {error}") from error
 
@@ -175,4 +178,5 @@ def merge(shards: Iterable[Shard], empty: Shard) -> Shard:
         for name, layer in shard.layers.items():
             empty.layers[name].append(layer)
         empty.count += shard.count
+        empty.evaluations += shard.evaluations
     return empty

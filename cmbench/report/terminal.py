@@ -51,12 +51,12 @@ def _grid(table: Table, *, references: bool, compact: bool = False) -> "RichTabl
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     method, *figures = table.headers[: 2 + len(table.columns)]
     words = [len(word) for _, row in table.rows() for word in row.method.text.split()]
-    grid.add_column(method, min_width=max(words, default=0) + 1, overflow="fold")
+    grid.add_column(Text(method), min_width=max(words, default=0) + 1, overflow="fold")
     for header in figures:
-        grid.add_column(header, justify="right", overflow="fold")
+        grid.add_column(Text(header), justify="right", overflow="fold")
     origins = table.measured and {row.origin for _, row in table.rows()} != {"measured"}
     if origins:
-        grid.add_column(table.headers[-1], overflow="fold")
+        grid.add_column(Text(table.headers[-1]), overflow="fold")
     for group in table.groups:
         grid.add_section()
         grid.add_row(Text(group.title, style="bold"))

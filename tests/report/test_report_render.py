@@ -156,6 +156,12 @@ def test_terminal_shows_references_where_there_is_room() -> None:
     assert "Song et al., 2023)" not in printed(table, 80)
 
 
+def test_the_terminal_prints_brackets_as_they_are() -> None:
+    made = record("[bold]", 1, titles={"fid": "[red]FD[/red]", "is": "IS [/]"})
+    out = printed(tables.build([made], dataset="cifar10", published=()), 100)
+    assert all(word in out for word in ("[BOLD]", "[red]FD[/red]", "IS [/]"))
+
+
 def test_unknown_format() -> None:
     assert set(FORMATS) == {"rich", "md", "csv", "latex", "html", "json"}
     with pytest.raises(UsageError, match="did you mean 'latex'"):

@@ -116,6 +116,21 @@ def test_pairs_are_disjoint_and_seeded():
     assert not np.array_equal(pairs, disjoint_pairs(101, seed=4))
 
 
+def test_memorization_of_fresh_draws_has_a_closed_form_on_a_line():
+    """Of points on a line at random, one in three fresh ones is authentic: E[1 - exp(-d)] with d ~ Exp(2)."""
+    rng = np.random.default_rng(3)
+    train, fresh = rng.random((20_000, 1)), rng.random((20_000, 1))
+    assert memorization(fresh, train).authpct == pytest.approx(100 / 3, abs=1.5)
+
+
+def test_closeness_is_the_distance_in_units_of_the_training_images_own():
+    train = np.array([[0.0], [1.0], [4.0], [4.0]])
+    found = memorization(np.array([[0.25], [1.0], [-3.0], [5.0], [4.0]]), train)
+    radii = np.array([1.0, 1.0, 0.0, 0.0])  # squared
+    np.testing.assert_array_equal(found.closeness(radii), [0.25, 0, 3, np.inf, 0])
+    np.testing.assert_array_equal(found.authentic, [False, False, True, True, False])
+
+
 def test_diversity_of_gaussian_features():
     x = np.random.default_rng(0).standard_normal((20_000, 2))
     result = diversity(feature_distances(x, disjoint_pairs(len(x))))
