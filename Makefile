@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint digits clean
+.PHONY: demo test quick lint digits bench clean
 
 demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
 	$(BIN)/cmbench run --method cd --nfe 1 2
@@ -27,6 +27,11 @@ digits: $(VENV)/.installed  ## measure again what results/shipped holds for the 
 	$(BIN)/cmbench run --method edm --nfe 35 --seed 0 1 2 --out results/shipped
 	$(BIN)/cmbench figure nfe --out results/shipped
 	$(BIN)/cmbench figure samples --out results/shipped
+
+bench: $(VENV)/.installed  ## time the metrics against torch-fidelity and SciPy: docs/performance.md
+	$(BIN)/python benchmarks/evaluation.py --images $(or $(IMAGES),1024) --blocks $(or $(BLOCKS),16)
+	$(BIN)/python benchmarks/frechet.py
+	$(BIN)/python benchmarks/precision_recall.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

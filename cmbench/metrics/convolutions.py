@@ -15,11 +15,12 @@ class Convolution(nn.Module):
     def __init__(self, layer: blocks.BasicConv2d, relu: bool = True) -> None:
         super().__init__()
         weight, bias = merged(layer)
-        self.weight = nn.Parameter(weight.float())
-        self.bias = nn.Parameter(bias.float())
+        self.weight = nn.Parameter(weight.float(), requires_grad=False)
+        self.bias = nn.Parameter(bias.float(), requires_grad=False)
         self.stride, self.padding, self.relu = layer.conv.stride, layer.conv.padding, relu
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in channels_last to [B, O, H', W']."""
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         return F.relu_(x) if self.relu else x
 
@@ -42,11 +43,14 @@ class LineConvolution(Convolution):
         weight, _ = merged(layer)
         self.vertical = weight.shape[2] > 1
         enter, taps, leave = line_transforms(length, max(weight.shape[2:]))
-        self.register_buffer("lines", torch.einsum("kt,oct->kco", taps, weight.flatten(2)).float().contiguous())
+        self.register_buffer(
+            "lines", torch.einsum("kt,oct->kco", taps, weight.flatten(2)).float().contiguous()
+        )
         self.register_buffer("enter", enter.float())
         self.register_buffer("leave", leave.float())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in channels_last to [B, O, H, W]."""
         if not x.is_cpu:
             return super().forward(x)
         B, C, H, W = x.shape
@@ -68,6 +72,7 @@ class MeanPoolConvolution(Convolution):
         super().__init__(layer, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in channels_last to [B, O, H, W]."""
         return F.relu_(F.avg_pool2d(super().forward(x), 3, stride=1, padding=1, count_include_pad=False))
 
 

@@ -63,6 +63,10 @@ def _tf1_bilinear(images: Tensor, size: int) -> Tensor:
     for axis in (2, 1):
         low, high, weight = _tf1_grid(x.shape[axis], size, x.device)
         near = x.index_select(axis, low)
-        step = x.index_select(axis, high).sub_(near).mul_(weight[:, None] if axis == 2 else weight[:, None, None])
+        step = (
+            x.index_select(axis, high)
+            .sub_(near)
+            .mul_(weight[:, None] if axis == 2 else weight[:, None, None])
+        )
         x = near.add_(step)
     return x.permute(0, 3, 1, 2)
