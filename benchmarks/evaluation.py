@@ -20,14 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Protocol as Interface
 
 import numpy as np
 import torch
-from machine import describe, matmul_rate
+from machine import describe, markdown, matmul_rate, ratios
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -255,7 +253,6 @@ def main() -> None:
         real, fake = cifar10(args.cifar10, args.images)
     else:
         real, fake = images(args.images, args.size, 0), images(args.images, args.size, 1)
-    console = Console(width=130)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CMBENCH_CACHE"] = folder
         weights = args.weights or random_weights(Path(folder) / "inception.pth")
@@ -270,19 +267,17 @@ def main() -> None:
             makers["float32, compiled"] = lambda: Ours(weights, args, "float32", True)
             makers["bf16, compiled"] = lambda: Ours(weights, args, "bf16", True)
         contenders = {name: make() for name, make in makers.items() if name not in args.skip}
-        rows = measure(console, contenders, fake, real, args)
+        rows = measure(contenders, fake, real, args)
     types = {"float32": torch.float32, "bf16": torch.bfloat16} if args.device == "cpu" else {}
     limits = {name: matmul_rate(dtype, clock=time.process_time) for name, dtype in types.items()}
     shape = "x".join(map(str, real.shape[1:]))
-    console.print(
-        f"{args.images} + {args.images} images {shape}, {args.blocks} blocks, {args.device}; {describe()}"
-    )
+    print(f"{args.images} + {args.images} images {shape}, {args.device}; {describe()}")
     for name, rate in limits.items():
-        console.print(
+        print(
             f"{name} matrix product: {rate / 1e9:.0f} GFLOP for each second of a processor: {INCEPTION / rate:.4f} s"
             " for an image if the convolutions are computed as they are written"
         )
-    report(console, rows, args.images, limits)
+    report(rows, args.images, limits)
     if args.json:
         settings = {key: str(value) for key, value in vars(args).items()}
         args.json.write_text(
@@ -297,7 +292,7 @@ def main() -> None:
 
 
 def measure(
-    console: Console, contenders: dict[str, Contender], fake: Pixels, real: Pixels, args: argparse.Namespace
+    contenders: dict[str, Contender], fake: Pixels, real: Pixels, args: argparse.Namespace
 ) -> dict[str, Row]:
     """Seconds of every block and of the metrics, and the figures."""
     warm = fake[: args.batch_size]
@@ -305,13 +300,21 @@ def measure(
     for name, contender in contenders.items():  # first calls choose kernels, or compile
         first, _ = timed(lambda c=contender: c.warm(warm))
         rows[name] = Row(first)
-    borders = np.linspace(0, len(fake), args.blocks + 1).astype(int)
+    # Whole batches, since the engine fills up a short one; the last block may end in one.
+    borders = (
+        np.linspace(0, len(fake) / args.batch_size, args.blocks + 1).round().astype(int) * args.batch_size
+    )
+    borders = np.unique(borders.clip(max=len(fake)))
+    borders[-1] = len(fake)
     for start, stop in itertools.pairwise(borders):
         for name, contender in contenders.items():
             wall, cpu = timed(lambda c=contender, a=start, b=stop: c.block(fake[a:b], real[a:b]))
             rows[name].blocks.append(wall)
             rows[name].cpu.append(cpu)
-        console.print(f"block of {stop - start}: {', '.join(f'{r.blocks[-1]:.1f} s' for r in rows.values())}")
+        print(
+            f"block of {stop - start}: {', '.join(f'{r.blocks[-1]:.1f} s' for r in rows.values())}",
+            flush=True,
+        )
     for name, contender in contenders.items():
         if not args.skip_metrics:
             found = rows[name].found
@@ -319,18 +322,11 @@ def measure(
     return rows
 
 
-def report(console: Console, rows: dict[str, Row], count: int, limits: dict[str, float]) -> None:
+def report(rows: dict[str, Row], count: int, limits: dict[str, float]) -> None:
     """The table, as Markdown."""
-    heads = [
-        "",
-        "images/s",
-        "times torch-fidelity: median (least, most)",
-        "whole",
-        "CPU s / image",
-        "first batch s",
-    ]
-    heads += ["metrics s", "of the limit", "FID", "IS", "precision", "recall"]
-    lines = ["| " + " | ".join(heads) + " |", "|:--" + "|--:" * (len(heads) - 1) + "|"]
+    heads = ["", "images/s", "times torch-fidelity: median (least, most)", "whole", "CPU s / image"]
+    heads += ["first batch s", "metrics s", "of the limit", "FID", "IS", "precision", "recall"]
+    lines = []
     base = rows.get("torch-fidelity")
     for name, row in rows.items():
         cells = [name, f"{2 * count / sum(row.blocks):.2f}"]
@@ -338,16 +334,15 @@ def report(console: Console, rows: dict[str, Row], count: int, limits: dict[str,
         if base is None or base is row:
             cells += ["1", "1"]
         else:
-            ratios = [a / b for a, b in zip(base.blocks, row.blocks, strict=True)]
-            cells += [f"{median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"]
+            cells += [ratios(base.blocks, row.blocks)]
             cells += [f"{(sum(base.blocks) + base.metrics) / whole:.2f}"]
         limit = limits.get("bf16" if "bf16" in name else "float32")
         share = INCEPTION * 2 * count / sum(row.cpu) / limit if limit else None
         cells += [f"{sum(row.cpu) / count / 2:.4f}", f"{row.first:.1f}", f"{row.metrics:.1f}"]
         cells += ["" if share is None else f"{share:.0%}"]
         cells += [f"{row.found[key]:.5f}" if key in row.found else "" for key in FIGURES]
-        lines.append("| " + " | ".join(cells) + " |")
-    console.print("\n".join(lines), soft_wrap=True)
+        lines.append(cells)
+    print(markdown(heads, lines))
 
 
 if __name__ == "__main__":

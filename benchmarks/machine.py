@@ -93,7 +93,7 @@ def in_turn(
 def ratios(theirs: list[float], ours: list[float]) -> str:
     """How many times as long they took, round by round: median (least, most)."""
     each = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return f"{median(each):.1f} ({min(each):.1f}, {max(each):.1f})"
+    return f"{median(each):.2f} ({min(each):.2f}, {max(each):.2f})"
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
