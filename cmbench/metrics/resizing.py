@@ -59,14 +59,11 @@ def _tf1_grid(length: int, size: int, device: torch.device) -> tuple[Tensor, Ten
 
 def _tf1_bilinear(images: Tensor, size: int) -> Tensor:
     # Across first and then down, in TensorFlow's order of operations, so that results agree to the bit.
-    x = images.permute(0, 2, 3, 1).float()  # channels last, so that whole rows are copied
+    x = images.permute(0, 2, 3, 1).contiguous()  # channels last, so that whole rows are copied
     for axis in (2, 1):
         low, high, weight = _tf1_grid(x.shape[axis], size, x.device)
-        near = x.index_select(axis, low)
-        step = (
-            x.index_select(axis, high)
-            .sub_(near)
-            .mul_(weight[:, None] if axis == 2 else weight[:, None, None])
-        )
+        near = x.index_select(axis, low).float()
+        step = x.index_select(axis, high).float().sub_(near)
+        step.mul_(weight[:, None] if axis == 2 else weight[:, None, None])
         x = near.add_(step)
     return x.permute(0, 3, 1, 2)
