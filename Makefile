@@ -29,7 +29,7 @@ digits: $(VENV)/.installed  ## measure again what results/shipped holds for the 
 	$(BIN)/cmbench figure samples --out results/shipped
 
 bench: $(VENV)/.installed  ## time the metrics against torch-fidelity and SciPy: docs/performance.md
-	$(BIN)/python benchmarks/evaluation.py --images $(or $(IMAGES),1024) --blocks $(or $(BLOCKS),16)
+	$(BIN)/python benchmarks/evaluation.py --images $(or $(IMAGES),1536) --blocks $(or $(BLOCKS),8)
 	$(BIN)/python benchmarks/frechet.py
 	$(BIN)/python benchmarks/precision_recall.py
 
