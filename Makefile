@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint docs digits clean
+.PHONY: demo test quick lint docs digits bench clean
 
 demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
 	$(BIN)/cmbench run --method cd --nfe 1 2
@@ -30,6 +30,11 @@ digits: $(VENV)/.installed  ## measure again what results/shipped holds for the 
 	$(BIN)/cmbench run --method edm --nfe 35 --seed 0 1 2 --out results/shipped
 	$(BIN)/cmbench figure nfe --out results/shipped
 	$(BIN)/cmbench figure samples --out results/shipped
+
+bench: $(VENV)/.installed  ## time the metrics against torch-fidelity and SciPy: docs/performance.md
+	$(BIN)/python benchmarks/evaluation.py --images $(or $(IMAGES),1536) --blocks $(or $(BLOCKS),8)
+	$(BIN)/python benchmarks/frechet.py
+	$(BIN)/python benchmarks/precision_recall.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

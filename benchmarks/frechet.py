@@ -1,18 +1,17 @@
 """Time of the Fréchet distance against scipy's sqrtm and torch-fidelity, in one process.
 
-    python benchmarks/frechet.py [--dimensions 2048] [--samples 10000 1000] [--skip-scipy]
+    python benchmarks/frechet.py [--dimensions 2048] [--samples 10000 1000] [--blocks 3] [--skip-scipy]
 
-Fewer samples than dimensions make the covariance singular, the hard case for the others.
+The contenders take turns. Fewer samples than dimensions make the covariance singular, the hard case for the others.
 """
 
 import argparse
+from statistics import median
 
 import numpy as np
 import scipy.linalg
 import torch
-from machine import describe, features, matmul_rate, timed
-from rich.console import Console
-from rich.table import Table
+from machine import describe, features, in_turn, markdown, matmul_rate, ratios
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
 from cmbench.metrics.frechet import frechet_distance
@@ -45,26 +44,33 @@ def main() -> None:
     )
     parser.add_argument("--dimensions", type=int, default=2048)
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 1_000])
+    parser.add_argument("--blocks", type=int, default=1, help="rounds in which the contenders take turns")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip-scipy", action="store_true", help="leave out sqrtm, the slowest")
     args = parser.parse_args()
-    console = Console(width=120)
-    console.print(describe())
+    torch.set_num_threads(args.threads)
+    print(describe())
     rate = matmul_rate(torch.float64, args.dimensions)
     product = 2 * args.dimensions**3 / rate
-    console.print(f"float64 matrix product: {rate / 1e9:.0f} GFLOP/s, {product:.3f} s at {args.dimensions}")
-    table = Table("samples", "method", "seconds", "matrix products", "times ours", "distance", "difference")
+    print(f"float64 matrix product: {rate / 1e9:.0f} GFLOP/s, {product:.3f} s at {args.dimensions}")
+    rows = []
     reference = statistics(max(args.samples), args.dimensions, 0, 1.0)
     for n in args.samples:
         sample = statistics(n, args.dimensions, 1, 1.05)
-        ours, distance = timed(lambda s=sample: frechet_distance(*s, *reference), repeat=3)
-        rows = [("cmbench", ours, distance)]
-        rows += [("torch-fidelity", *timed(lambda s=sample: by_torch_fidelity(s, reference)))]
+        contenders = {
+            "cmbench": lambda s=sample: frechet_distance(*s, *reference),
+            "torch-fidelity": lambda s=sample: by_torch_fidelity(s, reference),
+        }
         if not args.skip_scipy:
-            rows += [("scipy sqrtm", *timed(lambda s=sample: by_scipy(s, reference)))]
-        for name, seconds, value in rows:
-            figures = f"{seconds:.2f}", f"{seconds / product:.1f}", f"{seconds / ours:.1f}"
-            table.add_row(str(n), name, *figures, f"{value:.8f}", f"{abs(value / distance - 1):.1e}")
-    console.print(table)
+            contenders["scipy sqrtm"] = lambda s=sample: by_scipy(s, reference)
+        times, distances = in_turn(contenders, args.blocks)
+        for name, seconds in times.items():
+            against = abs(distances[name] / distances["cmbench"] - 1)
+            cells = [str(n), name, f"{median(seconds):.2f}", f"{median(seconds) / product:.0f}"]
+            cells += [ratios(seconds, times["cmbench"]), f"{distances[name]:.6f}", f"{against:.0e}"]
+            rows.append(cells)
+    heads = ["samples", "method", "seconds", "in matrix products", "times ours", "distance", "difference"]
+    print(markdown(heads, rows))
 
 
 if __name__ == "__main__":

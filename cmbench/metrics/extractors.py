@@ -57,6 +57,11 @@ class Extractor:
         self.weights = weights
         self._device = device
         self._precision = precision
+        # autocast would cast the weights again at every pass; a network that can keeps them so
+        cast = getattr(network, "cast_weights", None) if precision == "bf16" else None
+        if cast is not None:
+            cast(torch.bfloat16)
+        self._autocast = precision == "bf16" and cast is None
         self._network: Callable[[Tensor], dict[str, Tensor]] = network.to(device).to(
             memory_format=torch.channels_last
         )
@@ -69,7 +74,7 @@ class Extractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Features of uint8 images [B, 3, H, W]: {layer: float32 [B, D]}, on the extractor's device."""
-        bf16 = torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16")
+        bf16 = torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
         with _arithmetic(self._precision), bf16:
             return self._network(images.to(self._device))
 

@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as blocks
 
+from cmbench.metrics.convolutions import Convolution, LineConvolution, MeanPoolConvolution
 from cmbench.metrics.resizing import resize
 
 SIZE = 299
+# On CPUs a batch runs in pieces: glibc returns maps of more than 32 MiB to the system, and filling fresh pages is a
+# quarter of the time that the plain network takes at 64 images.
+STEM_CHUNK = 4
+TRUNK_CHUNK = 16
 
 
 class Inception2015(nn.Module):
@@ -43,8 +47,9 @@ class InceptionV3(nn.Module):
     scores without their bias, as all Inception Scores use them; ``spatial`` [B, 2023], the first 7 channels
     of ``mixed_6/conv`` over its 17 x 17 map in height-width-channel order, for sFID (Nash et al. 2021).
 
-    The batch normalisations are merged into the convolutions, which changes features by float32 rounding
-    only.
+    The sums are those of the original in another order, which changes features by float32 rounding only: batch
+    normalisations are merged into the convolutions, means over neighbours come after their 1 x 1 convolution,
+    ReLU after max-pooling, and the 1 x 7 and 7 x 1 convolutions go through a Fourier transform on the CPU.
     """
 
     classes: Tensor
@@ -52,71 +57,114 @@ class InceptionV3(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor], resize_mode: str) -> None:
         super().__init__()
         self.resize_mode = resize_mode
+        self.dtype = torch.float32
         net = Inception2015()
         net.load_state_dict(weights)
         self.register_buffer("classes", net.fc.weight.detach())
-        _merge_norms(net)
-        pool = nn.MaxPool2d(3, 2)
-        self.front = nn.Sequential(
-            *(net.Conv2d_1a_3x3, net.Conv2d_2a_3x3, net.Conv2d_2b_3x3, pool),
-            *(net.Conv2d_3b_1x1, net.Conv2d_4a_3x3, pool),
-            *(net.Mixed_5b, net.Mixed_5c, net.Mixed_5d),
-            *(net.Mixed_6a, net.Mixed_6b, net.Mixed_6c),
+        self.stem = nn.Sequential(
+            Convolution(net.Conv2d_1a_3x3),
+            Convolution(net.Conv2d_2a_3x3),
+            Convolution(net.Conv2d_2b_3x3, relu=False),
+            nn.MaxPool2d(3, 2),
+            nn.ReLU(inplace=True),
+            Convolution(net.Conv2d_3b_1x1),
+            Convolution(net.Conv2d_4a_3x3, relu=False),
+            nn.MaxPool2d(3, 2),
+            nn.ReLU(inplace=True),
         )
-        self.back = nn.Sequential(net.Mixed_6d, net.Mixed_6e, net.Mixed_7a, net.Mixed_7b, net.Mixed_7c)
+        self.front = nn.Sequential(
+            *(_mixed(net.Mixed_5b), _mixed(net.Mixed_5c), _mixed(net.Mixed_5d)),
+            *(_mixed(net.Mixed_6a), _mixed(net.Mixed_6b), _mixed(net.Mixed_6c), _mixed(net.Mixed_6d)),
+        )
+        self.back = nn.Sequential(
+            *(_mixed(net.Mixed_6e), _mixed(net.Mixed_7a), _mixed(net.Mixed_7b), _mixed(net.Mixed_7c))
+        )
         self.requires_grad_(False).eval()
+
+    def cast_weights(self, dtype: torch.dtype) -> None:
+        """Keep weights and compute maps in ``dtype``; features and class scores stay float32."""
+        self.dtype = dtype
+        for part in (self.stem, self.front, self.back):
+            part.to(dtype)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] to float32 [B, 3, 299, 299] in about [-1, 1]."""
         x = resize(images, SIZE, self.resize_mode)
         # pytorch-fid maps 0 .. 255 onto [-1, 1]; everyone who follows the TensorFlow graph does this instead:
-        return x / 127.5 - 1 if self.resize_mode == "half-pixel-bilinear" else (x - 128) / 128
+        if self.resize_mode == "half-pixel-bilinear":
+            return x.div_(127.5).sub_(1)
+        return torch.add(x.new_tensor(-1), x, alpha=1 / 128)  # (x - 128) / 128 to the bit, in one pass
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """All layers of uint8 images [B, 3, H, W], as float32."""
-        x = self.preprocess(images)
-        x = self.front(x.contiguous(memory_format=torch.channels_last))
-        first = self.back[0].get_submodule(
-            "branch1x1"
-        )  # computed once more for 7 channels: cheaper than a hook
-        assert isinstance(first, _Convolution) and first.bias is not None
-        spatial = F.relu(F.conv2d(x, first.weight[:7], first.bias[:7]))
-        pool3 = self.back(x).float().mean((2, 3))
-        with torch.autocast(x.device.type, enabled=False):  # the class scores stay exact under bf16
-            logits = pool3 @ self.classes.T
+        trunk, stem = (TRUNK_CHUNK, STEM_CHUNK) if images.is_cpu else (len(images), len(images))
+        parts = []
+        for some in torch.split(images, trunk):
+            x = torch.cat([self.stem(self._first_map(few)) for few in torch.split(some, stem)])
+            x = self.front(x)
+            # The first branch of mixed_6, of which sFID takes 7 channels, comes first in its output.
+            spatial = x[:, :7].permute(0, 2, 3, 1).flatten(1).float()
+            parts.append((spatial, self.back(x).float().mean((2, 3))))
+        spatial, pool3 = (torch.cat(part) for part in zip(*parts, strict=True))
         return {
             "pool3": pool3,
-            "logits_unbiased": logits,
-            "spatial": spatial.permute(0, 2, 3, 1).flatten(1).float(),
+            "logits_unbiased": pool3 @ self.classes.T,
+            "spatial": spatial,
         }
 
+    def _first_map(self, images: Tensor) -> Tensor:
+        return self.preprocess(images).to(self.dtype, memory_format=torch.channels_last)
 
-class _Convolution(nn.Conv2d):
-    """A convolution that carries its batch normalisation, followed by ReLU."""
+
+class Branches(nn.Module):
+    """Networks that see the same map, with their outputs one after another as channels."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(super().forward(x))
+        """[B, C, H, W] to [B, the sum of theirs, H', W']."""
+        return torch.cat([branch(x) for branch in self.branches], 1)
 
 
-def _merge_norms(network: nn.Module) -> None:
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, blocks.BasicConv2d):
-                setattr(parent, name, _merged(child.conv, child.bn))
+def _mixed(block: nn.Module) -> Branches:
+    """A block of torch-fidelity's with the same function."""
+
+    def chain(*names: str) -> nn.Sequential:
+        return nn.Sequential(*(_convolution(block.get_submodule(name)) for name in names))
+
+    def steps(name: str, count: int) -> nn.Sequential:
+        return chain(*(f"{name}_{i + 1}" for i in range(count)))
+
+    def fork(name: str) -> Branches:
+        return Branches(chain(f"{name}a"), chain(f"{name}b"))
+
+    def mean_pool() -> nn.Module:
+        return MeanPoolConvolution(block.get_submodule("branch_pool"))
+
+    match block:
+        case blocks.InceptionA():
+            return Branches(
+                *(chain("branch1x1"), steps("branch5x5", 2), steps("branch3x3dbl", 3), mean_pool())
+            )
+        case blocks.InceptionB():
+            return Branches(chain("branch3x3"), steps("branch3x3dbl", 3), nn.MaxPool2d(3, 2))
+        case blocks.InceptionC():
+            return Branches(
+                *(chain("branch1x1"), steps("branch7x7", 3), steps("branch7x7dbl", 5), mean_pool())
+            )
+        case blocks.InceptionD():
+            return Branches(steps("branch3x3", 2), steps("branch7x7x3", 4), nn.MaxPool2d(3, 2))
+    short = nn.Sequential(chain("branch3x3_1"), fork("branch3x3_2"))
+    long = nn.Sequential(steps("branch3x3dbl", 2), fork("branch3x3dbl_3"))
+    pool = mean_pool()
+    if isinstance(block, blocks.InceptionE_2):  # pools the maximum, which does not commute
+        pool = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), chain("branch_pool"))
+    return Branches(chain("branch1x1"), short, long, pool)
 
 
-def _merged(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> _Convolution:
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    out = _Convolution(
-        convolution.in_channels,
-        convolution.out_channels,
-        convolution.kernel_size,  # type: ignore[arg-type]
-        convolution.stride,  # type: ignore[arg-type]
-        convolution.padding,  # type: ignore[arg-type]
-    )
-    assert out.bias is not None
-    with torch.no_grad():
-        out.weight.copy_(convolution.weight.double() * scale[:, None, None, None])
-        out.bias.copy_(norm.bias.double() - norm.running_mean.double() * scale)
-    return out
+def _convolution(layer: nn.Module) -> Convolution:
+    assert isinstance(layer, blocks.BasicConv2d)
+    seven = max(layer.conv.kernel_size) == 7  # these see maps of 17 x 17
+    return LineConvolution(layer, 17) if seven else Convolution(layer)

@@ -29,7 +29,7 @@ def resize(images: Tensor, size: int, mode: str) -> Tensor:
             raise ValueError(f"images of {images.shape[-2]}x{images.shape[-1]}, not {size}x{size}")
         return images.float()
     if mode == "tf1-bilinear":
-        return _tf1_bilinear(images.float(), size)
+        return _tf1_bilinear(images, size)
     if mode == "half-pixel-bilinear":
         return F.interpolate(images.float(), (size, size), mode="bilinear", align_corners=False)
     if mode == "half-pixel-bicubic":
@@ -57,11 +57,13 @@ def _tf1_grid(length: int, size: int, device: torch.device) -> tuple[Tensor, Ten
     return low.to(device), high.to(device), (position - low.float()).to(device)
 
 
-def _tf1_bilinear(x: Tensor, size: int) -> Tensor:
+def _tf1_bilinear(images: Tensor, size: int) -> Tensor:
     # Across first and then down, in TensorFlow's order of operations, so that results agree to the bit.
-    low, high, weight = _tf1_grid(x.shape[-1], size, x.device)
-    left, right = x[..., low], x[..., high]
-    x = left + (right - left) * weight
-    low, high, weight = _tf1_grid(x.shape[-2], size, x.device)
-    top, bottom = x[..., low, :], x[..., high, :]
-    return top + (bottom - top) * weight[:, None]
+    x = images.permute(0, 2, 3, 1).contiguous()  # channels last, so that whole rows are copied
+    for axis in (2, 1):
+        low, high, weight = _tf1_grid(x.shape[axis], size, x.device)
+        near = x.index_select(axis, low).float()
+        step = x.index_select(axis, high).float().sub_(near)
+        step.mul_(weight[:, None] if axis == 2 else weight[:, None, None])
+        x = near.add_(step)
+    return x.permute(0, 3, 1, 2)

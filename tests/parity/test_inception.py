@@ -72,6 +72,44 @@ def test_spatial_features_are_the_first_branch_of_mixed_6(inception_weights: Pat
     assert relative(found, expected) < 3e-5
 
 
+@pytest.mark.slow
+def test_every_layer_is_that_of_the_plain_network(inception_weights: Path) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    images = varied_images(18, 32, seed=12)  # a batch that is cut into several pieces, the last one short
+    network = FeatureExtractorInceptionV3(
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(inception_weights),
+    )
+    kept: list[Tensor] = []
+    network.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: kept.append(out))
+    network.register_forward_hook(lambda module, args, out: kept.extend(out))
+    with torch.inference_mode():
+        network(images)
+    spatial, pool3, logits = kept
+    found = ours(inception_weights)(images)
+    assert relative(found["spatial"], spatial.permute(0, 2, 3, 1)[..., :7].flatten(1)) < 1e-5
+    assert relative(found["pool3"], pool3) < 1e-5
+    assert relative(found["logits_unbiased"], logits) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_image_has_the_same_features_whatever_stands_beside_it(
+    inception_weights: Path, precision: str
+) -> None:
+    network = ours(inception_weights, precision=precision)
+    images = varied_images(18, 32, seed=13)
+    others = images.clone()
+    others[[0, 5, 17]] = varied_images(3, 32, seed=14)
+    first, second = network(images), network(others)
+    same = [i for i in range(18) if i not in (0, 5, 17)]
+    for layer in first:
+        assert torch.equal(first[layer][same], second[layer][same]), layer
+        assert not torch.equal(first[layer][0], second[layer][0])
+
+
 class Images(Dataset[Tensor]):
     def __init__(self, images: Tensor) -> None:
         self.images = images
