@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cmbench.methods import Model, Parent
     from cmbench.training.loop import Report
 
-SHARD = 5000
+SHARD = 5000  # pairs; each shard of a set in use keeps a file open
 
 Map = Callable[["Tensor", "Tensor | None"], "Tensor"]
 """``(noise [B, C, H, W] unit normal, labels [B] or None) -> what becomes of it [B, M, C, H, W]``."""

@@ -159,16 +159,16 @@ class Workshop:
             "seed": own_seed,
             "parent": self.identity(upward) if upward else None,
         }
-        wanted = self._pair_need(method.pairs(variant, recipe), seed)
-        if wanted:  # without pairs there is no such entry: other methods' keys stay what they were
-            identity["pairs"] = wanted.identity
+        wanted = None
+        if (synthetic := method.pairs(variant, recipe)) is not None:
+            wanted = self._pair_need(synthetic, upward if synthetic.of == parent else None, seed)
+            identity["pairs"] = wanted.identity  # others have no such entry: their keys stay what they were
         return Need(method, recipe, variant, own_seed, upward, identity, wanted)
 
-    def _pair_need(self, wanted: Pairs | None, seed: int) -> PairNeed | None:
-        if wanted is None:
-            return None
-        maker = methods.get(wanted.of.method)
-        of = self._need(maker, self.recipe(maker), wanted.of.variant, seed)
+    def _pair_need(self, wanted: Pairs, of: Need | None, seed: int) -> PairNeed:
+        if of is None:
+            maker = methods.get(wanted.of.method)
+            of = self._need(maker, self.recipe(maker), wanted.of.variant, seed)
         identity = {
             "kind": "pairs",
             "of": self.identity(of),
