@@ -15,7 +15,7 @@ from cmbench.metrics.engine import Engine
 from cmbench.metrics.figures import Measurement
 from cmbench.records import Record
 from cmbench.sampling.generate import EvaluationCounter, Source, shard_ranges
-from cmbench.sharing import claim, share
+from cmbench.sharing import claim, ensure, share
 from cmbench.workshop import Need, Workshop
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Sweep:
         if not force and before and self._complete(before):
             return Outcome(before, computed=False)
         renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
-        checkpoint = self._ensure(plan.need, renew)
+        checkpoint = ensure(self.workshop, plan.need, force=renew)
         self._renewed.add(plan.need.key)
         shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.missing))}"
         if force:
@@ -133,14 +133,6 @@ class Sweep:
 
         record, computed = self._measure(plan, checkpoint, shards, elsewhere)
         return Outcome(record, computed)
-
-    def _ensure(self, need: Need, renew: bool) -> "Checkpoint":
-        """The checkpoint; where several processes want the same one, the first trains it and the others wait."""
-        shop = self.workshop
-        if need.parent and shop.find(need) is None:
-            self._ensure(need.parent, renew=False)
-        with claim(shop.out / "locks" / f"{need.key}.lock", wait=True):
-            return shop.ensure(need, force=renew)
 
     def _complete(self, stored: Record) -> bool:
         missed = set(stored.environment.get("missing", ()))

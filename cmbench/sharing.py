@@ -10,6 +10,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cmbench.checkpoints import Checkpoint
+    from cmbench.workshop import Need, Workshop
 
 
 @contextmanager
@@ -68,3 +73,11 @@ def share(
                     return
                 if mine and not path.exists():
                     make(number)
+
+
+def ensure(shop: "Workshop", need: "Need", *, force: bool = False) -> "Checkpoint":
+    """:meth:`Workshop.ensure`, where several processes may want one network: the first trains it, the others wait."""
+    if need.parent and shop.find(need) is None:
+        ensure(shop, need.parent)
+    with claim(shop.out / "locks" / f"{need.key}.lock", wait=True):
+        return shop.ensure(need, force=force)

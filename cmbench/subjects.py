@@ -17,6 +17,7 @@ from cmbench.metrics.quantize import quantize
 from cmbench.paths import atomic
 from cmbench.sampling.generate import EvaluationCounter, Source, shard_ranges
 from cmbench.scoring import System
+from cmbench.sharing import ensure
 from cmbench.workshop import Need, Workshop
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Runs:
         if key in self._bases:
             return self._bases[key]
         shop = self.workshop
-        checkpoint = shop.ensure(shop.need(method, nfe, seed))
+        checkpoint = ensure(shop, shop.need(method, nfe, seed))
         head, network = checkpoint.header, checkpoint.network(shop.device)
         sampler = method.sampler(Model(network, head.noise), shop.recipe(method), nfe)
         source = Source(sampler, head.shape, head.classes, seed, shop.device)

@@ -113,8 +113,8 @@ def test_all_figures_are_torch_fidelitys(
     engine.update(shard, fake, 0)
     found = engine.compute(shard, engine.reference(ImageData("real", "Real", ArraySource(real.numpy()))))
     assert found["fid"].value == pytest.approx(expected["frechet_inception_distance"], rel=1e-5)
-    # The score of equal class scores is the same to 1e-6. From the images on, float32 sums of another order move the class
-    # scores, and the score of these sixteen images by 1.7e-6.
+    # The Inception Score of equal class scores is the same to 1e-6. From the images on, float32 sums of another order
+    # move the class scores, and with them the Inception Score of these sixteen images by 1.7e-6.
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     scores = torch.from_numpy(shard.layers[f"{name}/logits_unbiased"].rows())
