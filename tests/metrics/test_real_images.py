@@ -12,7 +12,7 @@ from cmbench.data import open_dataset
 from cmbench.metrics.extractors import open_network
 from scripts.study_cifar10 import QUALITIES, Pixels, Study, halves, resnet56, study
 
-IMAGES = 2400  # of each half
+IMAGES = 3000  # of each half
 
 
 @pytest.fixture(scope="module")
