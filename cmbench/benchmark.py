@@ -166,9 +166,8 @@ class Sweep:
         with claim(out / "locks" / f"record-{plan.key}.lock", wait=False) as mine:
             if not mine and not wait:
                 raise Busy(f"another process is measuring {plan.title}")
-            return self._make(
-                plan, before, force, wait
-            )  # with the other process, shard by shard, if there is one
+            # where it is another's as well, shard by shard together with that process
+            return self._make(plan, before, force, wait)
 
     def _make(self, plan: Plan, before: Record | None, force: bool, wait: bool) -> Outcome:
         out = self.workshop.out

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from cmbench import records
 from cmbench.errors import UsageError, WorkError
-from cmbench.methods import Method, Model
+from cmbench.methods import Method
 from cmbench.metrics.endpoint import POINTS, end_point, root_mean_square
 from cmbench.metrics.quantize import quantize
 from cmbench.paths import atomic
-from cmbench.sampling.generate import EvaluationCounter, Source, shard_ranges
+from cmbench.sampling.generate import EvaluationCounter, Source, open_source, shard_ranges
 from cmbench.scoring import System
 from cmbench.workshop import Need, Workshop
 
@@ -125,10 +125,9 @@ class Runs:
     ) -> Iterator[Subject | str]:
         """Every combination, in order: a subject, or a line that says why a method cannot do an NFE."""
         for method in chosen:
-            recipe = self.workshop.recipe(method)
             able = []
             for nfe in nfes:
-                if reason := method.refuses(nfe, recipe):
+                if reason := self.workshop.refusal(method, nfe):
                     yield f"{method.name} at NFE {nfe} is left out: {reason}"
                 else:
                     able.append(nfe)
@@ -140,7 +139,7 @@ class Runs:
         """All networks that :meth:`subjects` use, teachers included."""
         made = []
         for method in chosen:
-            able = [nfe for nfe in nfes if method.refuses(nfe, self.workshop.recipe(method)) is None]
+            able = [nfe for nfe in nfes if self.workshop.refusal(method, nfe) is None]
             for nfe in able:
                 for seed in seeds:
                     need = self.workshop.need(method, nfe, seed)
@@ -174,6 +173,8 @@ class Runs:
             "training": records.fingerprint([shop.lineage(one) for one in networks.values()]),
             "checkpoint": {name: shop.identity(one) for name, one in networks.items()},
         }
+        if shop.common.guided.active:
+            identity["guidance"] = differences(shop.common.guided)
         of = System(method.name, method.label, method.group, method.reference, nfe, seed)
         return Subject(
             of,
@@ -191,8 +192,7 @@ class Runs:
         shop = self.workshop
         checkpoint = shop.ensure(shop.need(method, nfe, seed))
         head, network = checkpoint.header, checkpoint.network(shop.device)
-        sampler = method.sampler(Model(network, head.noise), shop.recipe(method), nfe)
-        source = Source(sampler, head.shape, head.classes, seed, shop.device)
+        source = open_source(shop, method, checkpoint, network, nfe=nfe, seed=seed)
         counter = EvaluationCounter(network)
         floats = np.empty((self.count, *head.shape), np.float32)
         images = np.empty((self.count, *head.shape), np.uint8)

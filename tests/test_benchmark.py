@@ -261,9 +261,7 @@ def test_interrupted_sampling_goes_on_where_it_stopped(done, tmp_path, stop_at: 
         sweep(tmp_path, batch_size=20, on_samples=lambda _t, n, _all: sampled.append(n)), ["cd"], (2,)
     )
     record = only(again)
-    assert len(sampled) == len(set(sampled)) + 3 - len(
-        kept
-    )  # each batch once, and each shard's end once more
+    assert len(sampled) == len(set(sampled)) == 5 - 2 * len(kept)  # five batches, two to a shard, each once
     near(record, stored)
     uninterrupted = only(run(sweep(tmp_path / "whole", batch_size=20), ["cd"], (2,)))
     assert comparable(record) == comparable(uninterrupted)

