@@ -169,7 +169,7 @@ def test_variance_exploding_trained_on_the_mixture(tmp_path):
     """By the ODE: in two dimensions a sample's own norms are too unlike their mean for the corrector."""
     from cmbench.diffusion.solvers import heun_step, integrate
 
-    fit = Fit(steps=2500, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
+    fit = Fit(steps=2000, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
     model = train_on_mixture(VE, VERecipe(fit), tmp_path)
     noise = initial_noise(5, range(300), SHAPE)
     made = integrate(model.denoiser(), noise, geometric(100, 0.02, 100), heun_step, None)
