@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from mixture import SHAPE, ExactNetwork, Mixture, train_on_mixture, two_sample_p
 from torch import nn
@@ -85,6 +86,7 @@ def teacher(tmp_path_factory) -> Teacher:
     return teacher
 
 
+@pytest.mark.slow
 def test_the_bound_is_exceeded_by_an_untrained_student(teacher):
     """At sigma_max the denoiser, which the students start from, is the data's mean: far from the solution map."""
     method = methods.get("cd")
