@@ -114,7 +114,7 @@ CONTINUOUS = {
 def test_samples_follow_the_solution_map_and_the_distribution(tmp_path, teacher, name, settings, bound):
     """Median distance to the end of the exact trajectory, in units where the components lie about 1 apart.
 
-    With these settings and others of the same cost: CD 0.04, iCT 0.07, ECT 0.09.
+    Measured: CD 0.04, iCT 0.07, ECT 0.09.
     """
     made = outcome(train(name, tmp_path, settings, teacher if methods.get(name).parent("", None) else None))
     assert made.error < bound
@@ -122,7 +122,18 @@ def test_samples_follow_the_solution_map_and_the_distribution(tmp_path, teacher,
 
 
 @pytest.mark.slow
-def test_continuous_distillation_follows_the_solution_map(tmp_path, teacher):
-    """sCD comes within 0.07 in 1,000 steps; a bias of that size a two-sample test of 300 points still finds."""
-    made = outcome(train("scd", tmp_path, CONTINUOUS, teacher))
-    assert made.error < 0.12
+@pytest.mark.parametrize(
+    ("name", "settings", "bound"),
+    [
+        ("scd", CONTINUOUS, 0.12),
+        ("sct", CONTINUOUS, 0.22),
+        ("ct", {"s1": 40, "weighting": "karras", "mu0": 0.0}, 0.18),
+    ],
+)
+def test_samples_come_near_the_solution_map(tmp_path, teacher, name, settings, bound):
+    """Too few steps for the distribution: a two-sample test of 300 one-step samples still tells these from the data.
+
+    Measured: sCD 0.07 and CT 0.12 after 1,000 steps, sCT 0.15 after 800.
+    """
+    made = outcome(train(name, tmp_path, settings, teacher if methods.get(name).parent("", None) else None))
+    assert made.error < bound
