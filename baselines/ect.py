@@ -89,5 +89,9 @@ ECT = Method(
     refuses=lambda nfe, recipe: refusal(recipe.taus, nfe),
     notes=lambda _recipe: ("starts from the pretrained EDM network, whose training is not counted",),
     paper="arXiv:2406.14548",
+    differs=(
+        "tunes the data set's EDM network (CIFAR-10: NCSN++; the paper: DDPM++); re-noising adds tau z, as the "
+        "released code does; the average starts with a warm-up in the small recipes"
+    ),
     deterministic=False,
 )

@@ -82,5 +82,6 @@ ICT = Method(
     refuses=lambda nfe, recipe: refusal(recipe.taus, nfe, recipe.s1 + 1),
     network=lambda recipe: recipe.network,
     paper="arXiv:2310.14189",
+    differs="iCT on the data set's network, not the twice as deep one of iCT-deep",
     deterministic=False,
 )

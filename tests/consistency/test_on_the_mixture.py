@@ -3,13 +3,18 @@
 The distilled methods follow the exact score; those that learn from data see 8-bit points of it.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from mixture import SHAPE, ExactNetwork, Mixture, train_on_mixture, two_sample_p
+from torch import nn
 
 from cmbench import methods
+from cmbench.diffusion.noise import NoiseRange
+from cmbench.methods import Method, Model
 from cmbench.networks.mlp import ResidualMLP
 from cmbench.recipes import merge, parse
 from cmbench.sampling.generate import EvaluationCounter
@@ -18,16 +23,15 @@ from cmbench.sampling.seeds import SampleRng, initial_noise
 DATA = Mixture()
 NETWORK = {"width": 64, "blocks": 3, "embedding": 64}
 FIT = {
-    "steps": 1500, "batch_size": 256, "learning_rate": 2e-3, "optimizer": "radam", "schedule": "cosine", "ema": 0.99,
-    "checkpoint_every": 1500,
+    "steps": 1000, "batch_size": 512, "learning_rate": 2e-3, "optimizer": "radam", "schedule": "cosine", "ema": 0.99,
+    "checkpoint_every": 1000,
 }  # fmt: skip
 
 
-class ExactTeacher(ResidualMLP):
-    """Gives a student fresh weights to start from, and the exact score to follow."""
+class Teacher(ResidualMLP):
+    """Gives a student a pretrained network's weights to start from, and the exact score to follow."""
 
     def __init__(self) -> None:
-        torch.manual_seed(0)
         super().__init__(SHAPE, 0, **NETWORK)
         self.exact = ExactNetwork(DATA)
 
@@ -35,22 +39,101 @@ class ExactTeacher(ResidualMLP):
         return self.exact(x, c_noise, labels)
 
 
-def outcome(name: str, folder: Path, settings: dict[str, Any]) -> tuple[float, float, float]:
-    """Root mean square error of one-step samples against the solution map; p-values at one and two evaluations."""
+@dataclass(frozen=True)
+class Trained:
+    method: Method
+    recipe: Any
+    model: Model
+
+
+def train(name: str, folder: Path, settings: dict[str, Any], teacher: nn.Module | None = None) -> Trained:
     method = methods.get(name)
     recipe = parse(method.recipe, merge({"fit": FIT}, settings), name)
-    teacher = ExactTeacher() if method.parent("", recipe) else None
-    model = train_on_mixture(method, recipe, folder, teacher=teacher, network={"kind": "mlp", **NETWORK})
+    model = train_on_mixture(
+        method, recipe, folder, teacher=teacher, network={"kind": "mlp", **NETWORK}, count=50_000
+    )
+    return Trained(method, recipe, model)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One-step samples against the solution map: median error; and p-values at one and two evaluations."""
+
+    error: float
+    p: tuple[float, float]
+
+
+def outcome(trained: Trained) -> Outcome:
     noise = initial_noise(5, range(400), SHAPE)
     wanted = DATA.solve(80 * noise.double(), 80.0, 0.002)
-    made = {}
+    fresh, made = DATA.sample(300, seed=3), []
     for nfe in (1, 2):
-        counter = EvaluationCounter(model.network)
+        counter = EvaluationCounter(trained.model.network)
+        sampler = trained.method.sampler(trained.model, trained.recipe, nfe)
         with torch.no_grad():
-            rng = SampleRng(5, range(400), noise.device)
-            made[nfe] = method.sampler(model, recipe, nfe)(noise, None, rng)
+            made.append(sampler(noise, None, SampleRng(5, range(400), noise.device)))
         assert counter.rows == 400 * nfe
         counter.close()
-    error = float((made[1] - wanted).square().flatten(1).sum(1).mean().sqrt())
-    fresh = DATA.sample(300, seed=3)
-    return error, *(two_sample_p(made[nfe][:300], fresh) for nfe in (1, 2))
+    error = float((made[0] - wanted).flatten(1).norm(dim=1).median())
+    return Outcome(error, (two_sample_p(made[0][:300], fresh), two_sample_p(made[1][:300], fresh)))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Teacher:
+    teacher = Teacher()
+    started = train("edm", tmp_path_factory.mktemp("edm"), {"log_mean": 0.0, "log_std": 2.0})
+    teacher.load_state_dict(started.model.network.state_dict())
+    return teacher
+
+
+@pytest.mark.slow
+def test_the_bound_is_exceeded_by_an_untrained_student(teacher):
+    """At sigma_max the denoiser, which the students start from, is the data's mean: far from the solution map."""
+    method = methods.get("cd")
+    network = ResidualMLP(SHAPE, 0, **NETWORK)
+    network.load_state_dict(teacher.state_dict())
+    made = outcome(Trained(method, method.recipe(), Model(network, NoiseRange())))
+    assert made.error > 0.4
+    assert made.p[0] < 0.01
+
+
+CONTINUOUS = {
+    "warmup": 200, "log_mean": 0.0, "log_std": 2.0, "adaptive": False, "fit": {"beta2": 0.99, "learning_rate": 1e-3},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings", "bound"),
+    [
+        ("cd", {"points": 18, "weighting": "karras"}, 0.08),
+        ("ict", {"s1": 80, "log_mean": 0.0}, 0.12),
+        ("ect", {"doubling": 150, "log_mean": 0.0}, 0.15),
+    ],
+)
+def test_samples_follow_the_solution_map_and_the_distribution(tmp_path, teacher, name, settings, bound):
+    """Median distance to the end of the exact trajectory, in units where the components lie about 1 apart.
+
+    Measured: CD 0.04, iCT 0.07, ECT 0.09.
+    """
+    made = outcome(train(name, tmp_path, settings, teacher if methods.get(name).parent("", None) else None))
+    assert made.error < bound
+    assert min(made.p) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings", "bound"),
+    [
+        ("scd", CONTINUOUS, 0.12),
+        ("sct", CONTINUOUS, 0.22),
+        ("ct", {"s1": 40, "weighting": "karras", "mu0": 0.0}, 0.18),
+    ],
+)
+def test_samples_come_near_the_solution_map(tmp_path, teacher, name, settings, bound):
+    """Too few steps for the distribution: a two-sample test of 300 one-step samples still tells these from the data.
+
+    Measured: sCD 0.07 and CT 0.12 after 1,000 steps, sCT 0.15 after 800.
+    """
+    made = outcome(train(name, tmp_path, settings, teacher if methods.get(name).parent("", None) else None))
+    assert made.error < bound
