@@ -156,6 +156,6 @@ def test_on_the_mixture_every_jump_is_the_solution_map(tmp_path):
     exact = data.solve(80 * z, 80.0, 0.002)
     with torch.no_grad():
         made = {nfe: CTM.sampler(model, recipe, nfe)(z, None, None) for nfe in (1, 4)}
-    assert rms(made[1] - exact) < 0.2
-    assert rms(made[4] - exact) < 0.15
+    assert rms(made[1] - exact) < 0.18
+    assert rms(made[4] - exact) < 0.1
     assert two_sample_p(made[1], data.sample(300, seed=11)) > 0.01
