@@ -132,8 +132,8 @@ def test_settings_that_make_no_sense_are_refused():
 @pytest.mark.slow
 def test_on_the_mixture_one_step_has_its_distribution(tmp_path):
     data = Mixture()
-    fit = Fit(steps=1500, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
-    recipe = IMMRecipe(fit=fit, halvings=5, group=8)
+    fit = Fit(steps=3000, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
+    recipe = IMMRecipe(fit=fit, halvings=5, group=16)
     model = train_on_mixture(IMM, recipe, tmp_path)
     z = torch.randn(300, *SHAPE, generator=generator(7))
     with torch.no_grad():

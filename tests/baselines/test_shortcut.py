@@ -90,13 +90,13 @@ def test_settings_that_make_no_sense_are_refused():
 @pytest.mark.slow
 def test_on_the_mixture_one_step_is_the_flow(tmp_path):
     data = Mixture()
-    fit = Fit(steps=1500, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
+    fit = Fit(steps=3000, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
     recipe = ShortcutRecipe(fit=fit, finest=32, target_ema=0.99)
     model = train_on_mixture(SHORTCUT, recipe, tmp_path)
     z = torch.randn(300, *SHAPE, generator=torch.Generator().manual_seed(7))
     exact = straight_path_map(data, z)
     with torch.no_grad():
         made = {nfe: SHORTCUT.sampler(model, recipe, nfe)(z, None, None) for nfe in (1, 4)}
-    assert rms(made[1] - exact) < 0.2
-    assert rms(made[4] - exact) < 0.15
+    assert rms(made[1] - exact) < 0.14
+    assert rms(made[4] - exact) < 0.1
     assert two_sample_p(made[1], data.sample(300, seed=11)) > 0.01

@@ -119,7 +119,7 @@ def test_settings_that_make_no_sense_are_refused():
 @pytest.mark.slow
 def test_on_the_mixture_the_generator_has_its_distribution(tmp_path):
     data = Mixture()
-    fit = Fit(steps=1500, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
+    fit = Fit(steps=1000, batch_size=256, learning_rate=2e-3, schedule="cosine", ema=0.99)
     start = train_on_mixture(EDM, EDMRecipe(fit=fit), tmp_path).network
     fit = Fit(steps=1500, batch_size=256, learning_rate=5e-4, beta1=0.0, schedule="cosine", ema=0.99)
     recipe = SiDRecipe(fit=fit, fake_learning_rate=1e-3)

@@ -18,7 +18,7 @@ from cmbench.diffusion.noise import NoiseRange
 from cmbench.errors import UsageError, WorkError
 from cmbench.training import state as states
 from cmbench.training.fit import Fit, ema_decay, learning_rate
-from cmbench.training.loop import move_towards, step_seed, train
+from cmbench.training.loop import make_optimizer, move_towards, step_seed, train
 
 CPU = torch.device("cpu")
 NOISE = NoiseRange()
@@ -419,3 +419,9 @@ def test_state_round_trip(tmp_path):
 def test_settings_that_make_no_sense_are_refused(values):
     with pytest.raises(UsageError):
         Fit(**values)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "radam"])
+def test_the_optimizer_has_the_moments_of_the_settings(optimizer: str):
+    made = make_optimizer(Scale(), Fit(optimizer=optimizer, beta1=0.3, beta2=0.8))
+    assert made.param_groups[0]["betas"] == (0.3, 0.8)
