@@ -55,7 +55,7 @@ def unipc(
         if i:
             y = _step(before, [*outputs, output], levels[: i + 1], used, prediction, variant, corrects=True)
             # the evaluation is that of the predicted y: the corrected one gets none of its own
-        outputs.append(output)
+        outputs = [*outputs, output][-order:]
         if t == 0:
             # first order, and in the noise prediction on the corrected y, as everywhere
             return image if prediction == "data" else y - s * output
