@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DPMSolverRecipe(GridRecipe):
-    """Steps uniform in lambda, the half log-SNR (section 3.4); ``schedule`` matters to other spacings alone.
+    """Steps uniform in lambda, the half log-SNR; ``schedule`` matters to other spacings alone.
 
     The grid ends at the noise level of t = 1e-3, the paper's choice for few evaluations.
     """
