@@ -96,7 +96,10 @@ def _step(
 
 
 def _shares(places: Sequence[float], h: float, weight: float) -> list[float]:
-    """The weights a_m of the differences, from the paper's order conditions: sum_m a_m places_m^(k - 1) = k! phi_(k + 1)(h) h / B(h), k = 1, 2, ..."""
+    """The weights a_m of the differences, from the paper's conditions of order.
+
+    sum_m a_m places_m^(k - 1) = k! phi_(k + 1)(h) h / B(h) for k = 1, 2, ...
+    """
     if len(places) < 2:
         return [0.5] * len(places)  # for a single difference, the paper's simpler choice of the same order
     phi, factorial, wanted = math.expm1(h) / h - 1, 1, []
