@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cmbench.diffusion.ancestral import ddim
+from cmbench.diffusion.ddim import ddim
 from cmbench.diffusion.grid import GridRecipe, Spacing
 from cmbench.diffusion.schedule import Name
 from cmbench.errors import UsageError

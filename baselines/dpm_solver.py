@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from cmbench.diffusion.dpm_solver import dpm_solver, fast_orders
 from cmbench.diffusion.grid import GridRecipe, Spacing
 from cmbench.diffusion.schedule import Name
+from cmbench.errors import UsageError
 from cmbench.methods import SAMPLERS, Method, Model, Parent
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DPMSolverRecipe(GridRecipe):
-    """Steps uniform in lambda, the half log-SNR (section 3.4); ``schedule`` matters to other spacings alone.
+    """Steps uniform in lambda, the half log-SNR; ``schedule`` matters to other spacings alone.
 
     The grid ends at the noise level of t = 1e-3, the paper's choice for few evaluations.
     """
@@ -22,6 +23,12 @@ class DPMSolverRecipe(GridRecipe):
     schedule: Name = "vp-linear"
     spacing: Spacing = "log-snr"
     sigma_min: float | None = 0.0105
+
+    def __post_init__(self) -> None:
+        if self.to_zero:
+            raise UsageError(
+                "DPM-solver steps in the log-SNR, which is infinite at no noise: to_zero must be false"
+            )
 
 
 def _sampler(model: Model, recipe: DPMSolverRecipe, orders: tuple[int, ...]) -> "Sampler":

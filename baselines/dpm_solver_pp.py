@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DPMSolverPPRecipe(GridRecipe):
-    """Steps uniform in time (section 5.3 and appendix).
+    """Steps uniform in time, as the paper takes for this solver.
 
     Attributes:
         lower_final: whether the last steps are of lower order.
@@ -72,7 +72,7 @@ def third(model: Model, recipe: ThirdRecipe, nfe: int) -> "Sampler":
 
 
 def stochastic(model: Model, recipe: SDERecipe, nfe: int) -> "Sampler":
-    """SDE-DPM-solver++ (section 6)."""
+    """SDE-DPM-solver++."""
     denoise, sigmas = model.denoiser(), recipe.levels(model.noise, nfe)
     return lambda noise, labels, rng: dpm_solver_pp(
         denoise, noise, sigmas, labels, recipe.order, rng, lower_final=recipe.lower_final

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cmbench.diffusion.ancestral import ddim
+from cmbench.diffusion.ddim import ddim
 from cmbench.diffusion.deis import deis
 from cmbench.diffusion.dpm_solver import dpm_solver, fast_orders
 from cmbench.diffusion.dpm_solver_pp import dpm_solver_pp

@@ -15,7 +15,7 @@ from cmbench.diffusion.preconditioning import Denoise
 
 
 def fast_orders(nfe: int) -> tuple[int, ...]:
-    """The orders of DPM-solver-fast (section 3.4): third-order steps, the last ones lower, ``nfe`` in sum."""
+    """The orders of DPM-solver-fast: third-order steps, the last ones lower, ``nfe`` in sum."""
     thirds, rest = divmod(nfe, 3)
     if rest:
         return (3,) * thirds + (rest,)

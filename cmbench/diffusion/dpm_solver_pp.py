@@ -50,7 +50,7 @@ def dpm_solver_pp(
     images: list[Tensor] = []
     for i in range(steps):
         s, t = levels[i], levels[i + 1]
-        images.append(clean(y, s))
+        images = [*images[-2:], clean(y, s)]
         if t == 0:
             return images[-1]
         use = min(order, i + 1, steps - i if lower_final else order)

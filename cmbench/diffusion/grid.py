@@ -28,7 +28,7 @@ def spaced_sigmas(noise: NoiseRange, n: int, spacing: Spacing, schedule: Schedul
     - ``karras``: in sigma^(1 / rho) (EDM, equation 5)
     - ``time``: in the time t of ``schedule``
     - ``time-quadratic``: in sqrt(t) (DDIM, appendix D.2; DEIS)
-    - ``log-snr``: in lambda = -log(sigma) (DPM-solver, section 3.4)
+    - ``log-snr``: in lambda = -log(sigma) (DPM-solver)
 
     ``schedule`` is read where the spacing is in time, and only there.
 

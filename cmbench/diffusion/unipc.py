@@ -28,7 +28,7 @@ def unipc(
     variant: Variant = "bh1",
     lower_final: bool = True,
 ) -> Tensor:
-    """UniPC-p (Algorithms 1 and 2) from ``noise`` (unit normal [B, C, H, W]) down ``sigmas`` [N + 1]; N evaluations.
+    """UniPC-p from ``noise`` (unit normal [B, C, H, W]) down ``sigmas`` [N + 1]; N evaluations.
 
     Args:
         denoise: the denoiser.
@@ -55,7 +55,7 @@ def unipc(
         if i:
             y = _step(before, [*outputs, output], levels[: i + 1], used, prediction, variant, corrects=True)
             # the evaluation is that of the predicted y: the corrected one gets none of its own
-        outputs.append(output)
+        outputs = [*outputs, output][-order:]
         if t == 0:
             # first order, and in the noise prediction on the corrected y, as everywhere
             return image if prediction == "data" else y - s * output
@@ -96,7 +96,10 @@ def _step(
 
 
 def _shares(places: Sequence[float], h: float, weight: float) -> list[float]:
-    """The weights a_m of equation 9: sum_m a_m places_m^(k - 1) = k! phi_(k + 1)(h) h / B(h), k = 1, 2, ..."""
+    """The weights a_m of the differences, from the paper's conditions of order.
+
+    sum_m a_m places_m^(k - 1) = k! phi_(k + 1)(h) h / B(h) for k = 1, 2, ...
+    """
     if len(places) < 2:
         return [0.5] * len(places)  # for a single difference, the paper's simpler choice of the same order
     phi, factorial, wanted = math.expm1(h) / h - 1, 1, []

@@ -212,11 +212,23 @@ def test_stochastic_samplers_forget_their_start(name: str):
         ("ancestral", {"eta": 1.5}), ("ancestral", {"eta": -0.1}), ("dpmpp-sde", {"order": 3}),
         ("unipc", {"order": 0}), ("deis", {"order": -1}), ("ab", {"order": 0}), ("edm-sde", {"s_churn": -1}),
         ("ddim", {"schedule": "vp"}), ("ddim", {"spacing": "linear"}), ("unipc", {"variant": "bh3"}),
+        ("dpm-solver-2", {"to_zero": True}), ("dpm-solver-fast", {"to_zero": True}),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(name: str, setting):
     with pytest.raises(UsageError):
         recipes.parse(methods.get(name).recipe, setting, name)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("dpm-solver")])
+def test_the_last_step_can_go_to_zero(name: str):
+    method = methods.get(name)
+    recipe = method.recipe(to_zero=True)
+    network = ExactNetwork(Mixture())
+    counter = EvaluationCounter(network)
+    made = source(name, network, 11, recipe=recipe).images(range(3))
+    assert bool(made.isfinite().all())
+    assert counter.rows == 33
 
 
 @pytest.mark.parametrize("schedule", ["vp-linear", "vp-cosine", "ve", "edm"])

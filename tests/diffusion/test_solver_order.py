@@ -14,7 +14,7 @@ from mixture import SHAPE, Mixture
 from scipy.integrate import quad
 from torch import Tensor
 
-from cmbench.diffusion.ancestral import ddim
+from cmbench.diffusion.ddim import ddim
 from cmbench.diffusion.deis import coefficients, deis
 from cmbench.diffusion.dpm_solver import dpm_solver, fast_orders
 from cmbench.diffusion.dpm_solver_pp import dpm_solver_pp

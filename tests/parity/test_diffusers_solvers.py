@@ -27,7 +27,7 @@ import torch
 from mixture import SHAPE, Mixture
 from torch import Tensor
 
-from cmbench.diffusion.ancestral import ddim
+from cmbench.diffusion.ddim import ddim
 from cmbench.diffusion.deis import deis
 from cmbench.diffusion.dpm_solver import dpm_solver
 from cmbench.diffusion.dpm_solver_pp import dpm_solver_pp

@@ -1,4 +1,4 @@
-"""Stochastic first-order sampling: DDPM's posterior and DDIM's family around it."""
+"""DDIM, deterministic or not; with all of its noise, the ancestral sampling of DDPM."""
 
 import math
 from itertools import pairwise
