@@ -153,7 +153,9 @@ def load(path: Path, empty: Shard) -> Shard:
                 keys = [key for key in file if key.rpartition("/")[0] == name]
                 arrays = {key.rpartition("/")[2]: file[key] for key in keys}
                 layers[name] = LayerState.from_arrays(arrays, layer.keep, header["failures"][name])
-            return Shard(found, layers, header["first"], header["count"], evaluations=header["evaluations"])
+            return Shard(
+                found, layers, header["first"], header["count"], evaluations=header.get("evaluations", 0)
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise WorkError(f"{path} is no readable shard: {error}") from error
 
