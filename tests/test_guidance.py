@@ -121,14 +121,18 @@ def test_evaluations_are_counted(guidance: Guidance, twice: int | None):
     assert counter.rows == 4 * (10 + twice)
 
 
+def some_nfe(method: methods.Method) -> int:
+    """A number of evaluations that the method can do, of several steps where it can."""
+    return next(n for n in (*range(3, 2000), 1, 2) if not method.refuses(n, method.recipe()))
+
+
 def on_the_shared_network() -> list[str]:
     """The methods that sample with the EDM network."""
     found = []
     for name in registry.names("method"):
         method = methods.get(name)
         recipe = method.recipe()
-        nfe = next(n for n in range(3, 2000) if not method.refuses(n, recipe))
-        parent = method.parent(method.variant(nfe, recipe), recipe)
+        parent = method.parent(method.variant(some_nfe(method), recipe), recipe)
         if name == "edm" or (method.train is None and parent is not None and parent.method == "edm"):
             found.append(name)
     return found
@@ -144,8 +148,7 @@ def test_every_sampler_of_the_shared_network_is_guided(name: str):
             return super().forward(x, c_noise, labels)
 
     method = methods.get(name)
-    nfe = next(n for n in range(3, 2000) if not method.refuses(n, method.recipe()))
-    source(name, nfe, Guidance(2.0), Spy(WIDE)).images(range(2))
+    source(name, some_nfe(method), Guidance(2.0), Spy(WIDE)).images(range(2))
     labels = torch.cat(seen)
     assert int((labels == NULL).sum()) == int((labels != NULL).sum()) > 0
 
