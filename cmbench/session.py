@@ -88,9 +88,8 @@ def open_workshop(options: Options) -> Workshop:
         given=tuple(checkpoints.load(path) for path in options.checkpoint),
         begin=options.begin,
     )
-    for name in sorted(
-        settings.keys() & set(known)
-    ):  # a typo shows even where the method is not among those asked for
+    for name in sorted(settings.keys() & set(known)):
+        # a typo shows even where the method is not among those asked for
         method = methods.get(name)
         presets = recipes.preset_names(method.package, images.name, name)
         if not presets or options.preset in presets:

@@ -117,7 +117,7 @@ def test_evaluations_are_counted(guidance: Guidance, twice: int | None):
         assert 0 < twice < 10
     network = ExactNetwork(WIDE)
     counter = EvaluationCounter(network)
-    source("ddim", 10, guidance, network).images(range(4))
+    source("euler", 10, guidance, network).images(range(4))
     assert counter.rows == 4 * (10 + twice)
 
 
@@ -262,7 +262,7 @@ def done(tmp_path_factory, shared_cache) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CMBENCH_CACHE", str(shared_cache))
         for extra in ((), ("guidance=2",), ("guidance=2", "guidance_interval=[0.5, 90]")):
-            run(sweep(out, *CONDITIONAL, *extra), ["ddim"], (4,))
+            run(sweep(out, *CONDITIONAL, *extra), ["euler"], (4,))
     return out
 
 
@@ -284,7 +284,7 @@ def test_records_count_both_evaluations_and_tables_say_so(done: Path):
 
 
 def test_a_conditional_row_is_told_from_an_unconditional_one(done: Path, tmp_path):
-    plain = run(sweep(tmp_path), ["ddim"], (4,))[0].record
+    plain = run(sweep(tmp_path), ["euler"], (4,))[0].record
     conditional = next(record for record in records.read(done) if record.nfe_counted == 4)
     (group,) = tables.build([plain, conditional], dataset="digits", published=()).groups
     assert any("labels uniform over 10" in note for row in group.rows for note in row.method.notes)
@@ -292,7 +292,7 @@ def test_a_conditional_row_is_told_from_an_unconditional_one(done: Path, tmp_pat
 
 def test_guided_samples_of_given_classes(done: Path, tmp_path, capsys):
     cmbench = Commands(capsys)
-    words = ["sample", "--method", "ddim", "--nfe", 4, "--device", "cpu", "--offline", "--out", done]
+    words = ["sample", "--method", "euler", "--nfe", 4, "--device", "cpu", "--offline", "--out", done]
     settings = ["--set", *SETTINGS, *CONDITIONAL, "guidance=2"]
 
     def images(name: str, *more: object) -> np.ndarray:
@@ -315,11 +315,11 @@ def test_guided_samples_of_given_classes(done: Path, tmp_path, capsys):
 
 def test_a_given_checkpoint_tells_whether_it_can_be_guided(done: Path, tmp_path):
     (path,) = (done / "checkpoints").glob("*-edm-*.safetensors")
-    (plan,) = sweep(tmp_path, "guidance=2", checkpoint=[path]).plans([methods.get("ddim")], [4], [0])
+    (plan,) = sweep(tmp_path, "guidance=2", checkpoint=[path]).plans([methods.get("euler")], [4], [0])
     assert isinstance(plan, Plan)  # without network.class_conditional: the file knows
     guided_at = {record.nfe_counted: record for record in records.read(done)}
     again = sweep(tmp_path, "guidance=2", checkpoint=[path]).run(plan).record
     assert again.metrics == guided_at[8].metrics
     assert again.samples == SAMPLES
     workshop = shop(tmp_path, "guidance=2")
-    assert "class-conditional" in str(replace(workshop).refusal(methods.get("ddim"), 4))
+    assert "class-conditional" in str(replace(workshop).refusal(methods.get("euler"), 4))

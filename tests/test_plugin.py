@@ -92,12 +92,12 @@ def test_renoise_samples_the_mixture():
     assert two_sample_p(made, Mixture().sample(300, seed=1)) > 0.01
 
 
-def test_without_fresh_noise_it_is_ddim():
+def test_without_fresh_noise_it_is_euler():
     from fewstep.renoise import RENOISE, RenoiseRecipe
 
-    ddim = methods.get("ddim")
+    euler = methods.get("euler")
     made = samples(RENOISE, RenoiseRecipe(fresh=0.0), 7)
-    torch.testing.assert_close(made, samples(ddim, ddim.recipe(), 7))
+    torch.testing.assert_close(made, samples(euler, euler.recipe(), 7))
 
 
 def test_it_spends_what_it_was_given():
@@ -122,8 +122,8 @@ def test_regress_learns_where_the_teacher_goes(tmp_path):
         REGRESS, RegressRecipe(fit=fit), tmp_path, data=data, network=options, teacher=teacher
     )
     noise = torch.randn(500, *SHAPE, generator=torch.Generator().manual_seed(0))
-    ddim = methods.get("ddim")
-    goal = ddim.sampler(Model(teacher, NoiseRange()), ddim.recipe(), 8)(noise, None, None)
+    euler = methods.get("euler")
+    goal = euler.sampler(Model(teacher, NoiseRange()), euler.recipe(), 8)(noise, None, None)
     made = REGRESS.sampler(model, RegressRecipe(), 1)(noise, None, None)
     before = REGRESS.sampler(Model(teacher, NoiseRange()), RegressRecipe(), 1)(noise, None, None)
     error, unlearnt = float((made - goal).square().mean()), float((before - goal).square().mean())

@@ -267,9 +267,8 @@ def test_a_damaged_checkpoint_is_not_used_nor_overwritten(trained, tmp_path):
 
 
 def test_settings_of_a_method_need_a_name(tmp_path):
-    made = session.open_workshop(session.Options(settings=["cd=3"], out=tmp_path, device="cpu"))
     with pytest.raises(UsageError, match=r"cd.key=value"):
-        made.recipe(CD)
+        session.open_workshop(session.Options(settings=["cd=3"], out=tmp_path, device="cpu"))
 
 
 def test_unknown_settings_are_refused_when_the_workshop_opens(tmp_path):

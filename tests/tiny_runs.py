@@ -23,6 +23,7 @@ SETTINGS = (
     "rf1.fit.warmup_steps=0",
     "pd.start=4",
     *(f"{method}.pairs={{count=60, points=4, keep=2}}" for method in ("kd", "dfno")),
+    "dfno.modes=2",
     *(f"{method}.pairs={{count=60, steps=2}}" for method in FLOWS if method != "rf1"),
 )
 SAMPLES = 100

@@ -11,7 +11,7 @@ class RenoiseRecipe:
     """Settings.
 
     Attributes:
-        fresh: share of the variance that each step draws anew; 0 is DDIM.
+        fresh: share of the variance that each step draws anew; 0 is DDIM on this grid (`euler`).
     """
 
     fresh: float = 0.5
