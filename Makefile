@@ -10,10 +10,10 @@ demo: $(VENV)/.installed  ## install, then train, sample, measure and print the 
 	$(BIN)/cmbench table
 
 test: $(VENV)/.test-installed  ## everything, the slow tests included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 quick: $(VENV)/.test-installed  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev-installed  ## what CI checks besides the tests
 	$(BIN)/ruff check .

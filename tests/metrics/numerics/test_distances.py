@@ -119,8 +119,8 @@ def test_pairs_are_disjoint_and_seeded():
 def test_memorization_of_fresh_draws_has_a_closed_form_on_a_line():
     """Of points on a line at random, one in three fresh ones is authentic: E[1 - exp(-d)] with d ~ Exp(2)."""
     rng = np.random.default_rng(3)
-    train, fresh = rng.random((20_000, 1)), rng.random((20_000, 1))
-    assert memorization(fresh, train).authpct == pytest.approx(100 / 3, abs=1.5)
+    train, fresh = rng.random((5_000, 1)), rng.random((5_000, 1))
+    assert memorization(fresh, train).authpct == pytest.approx(100 / 3, abs=2)
 
 
 def test_closeness_is_the_distance_in_units_of_the_training_images_own():
