@@ -36,7 +36,7 @@ def sampler(model: Model, recipe: ADMRecipe, nfe: int) -> "Sampler":
 
 ADM = Method(
     name="adm",
-    label="ADM",
+    label="ADM sampler",
     group=DIRECT,
     reference="Dhariwal & Nichol, 2021",
     summary="ancestral sampler over 250 of DDPM's 1,000 noise levels",
