@@ -180,5 +180,6 @@ PFGM = Method(
     differs="the loss is the paper's, but the network estimates the weighted mean of the data that the field points "
     "from, in EDM's preconditioning, and both parts of the field follow from it; the paper's network puts out the "
     "field, its z part too. RK45 takes each sample's own steps, where the paper's code solves a batch as one system; "
-    "the NFE asked for is nominal, the one counted is the mean over the samples",
+    "the NFE asked for is nominal, the one counted is the mean over the samples; the code's cut of large steps "
+    "(restrict_M) is left out",
 )

@@ -147,5 +147,5 @@ SHORTCUT = Method(
     network=lambda _recipe: {"conditions": 2},
     paper="arXiv:2410.12557",
     differs="the network is the data set's U-Net or MLP where the paper's is a DiT, in pixels and not in latents; "
-    "Adam without weight decay; no guidance",
+    "Adam without weight decay; half-steps are not clipped; no guidance",
 )

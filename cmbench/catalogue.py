@@ -168,7 +168,9 @@ def documented(cls: type) -> dict[str, str]:
     """What the section ``Attributes:`` of a class's docstring, and of those it inherits from, says of each name."""
     found: dict[str, str] = {}
     for one in reversed(cls.__mro__):
-        text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", inspect.cleandoc(one.__doc__ or ""))  # Sphinx's roles
+        text = re.sub(
+            r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", inspect.cleandoc(one.__doc__ or "")
+        )  # Sphinx's roles
         lines = text.partition("Attributes:\n")[2].splitlines()
         names: list[str] = []
         for line in lines:

@@ -173,6 +173,7 @@ CD = Method(
     refuses=_refuses,
     notes=_notes,
     paper="arXiv:2303.01469",
+    differs="nothing in the paper presets; the digits recipe weights noise levels as EDM does",
     deterministic=False,
 )
 
@@ -188,5 +189,6 @@ CT = Method(
     refuses=_refuses,
     notes=_notes,
     paper="arXiv:2303.01469",
+    differs="nothing in the paper presets; the small recipes end on a coarser grid",
     deterministic=False,
 )
