@@ -97,9 +97,9 @@ def test_the_bound_is_exceeded_by_an_untrained_student(teacher):
     assert made.p[0] < 0.01
 
 
-CONTINUOUS = {
-    "warmup": 200, "log_mean": 0.0, "log_std": 2.0, "adaptive": False, "fit": {"beta2": 0.99, "learning_rate": 1e-3},
-}  # fmt: skip
+CONTINUOUS = {"warmup": 200, "log_mean": 0.0, "log_std": 2.0, "adaptive": False}
+SCD = CONTINUOUS | {"fit": {"beta2": 0.99, "learning_rate": 3e-4, "steps": 1500}}
+SCT = CONTINUOUS | {"fit": {"beta2": 0.99, "learning_rate": 5e-4, "steps": 2000}}
 
 
 @pytest.mark.slow
@@ -109,12 +109,14 @@ CONTINUOUS = {
         ("cd", {"points": 18, "weighting": "karras"}, 0.08),
         ("ict", {"s1": 80, "log_mean": 0.0}, 0.12),
         ("ect", {"doubling": 150, "log_mean": 0.0}, 0.15),
+        ("scd", SCD, 0.07),
+        ("sct", SCT, 0.12),
     ],
 )
 def test_samples_follow_the_solution_map_and_the_distribution(tmp_path, teacher, name, settings, bound):
     """Median distance to the end of the exact trajectory, in units where the components lie about 1 apart.
 
-    Measured: CD 0.04, iCT 0.07, ECT 0.09.
+    Measured: CD 0.04, iCT 0.07, ECT 0.09, sCD 0.03, sCT 0.07.
     """
     made = outcome(train(name, tmp_path, settings, teacher if methods.get(name).parent("", None) else None))
     assert made.error < bound
@@ -122,18 +124,12 @@ def test_samples_follow_the_solution_map_and_the_distribution(tmp_path, teacher,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "settings", "bound"),
-    [
-        ("scd", CONTINUOUS, 0.12),
-        ("sct", CONTINUOUS, 0.22),
-        ("ct", {"s1": 40, "weighting": "karras", "mu0": 0.0}, 0.18),
-    ],
-)
-def test_samples_come_near_the_solution_map(tmp_path, teacher, name, settings, bound):
-    """Too few steps for the distribution: a two-sample test of 300 one-step samples still tells these from the data.
+def test_consistency_training_comes_near_both(tmp_path):
+    """Consistency training takes longest: measured after 4,000 steps 0.07, with p-values of 0.018 and 0.020.
 
-    Measured: sCD 0.07 and CT 0.12 after 1,000 steps, sCT 0.15 after 800.
+    Those are near the others' limit of 0.01, so the limit here is what the test gives where no permutation is as far.
     """
-    made = outcome(train(name, tmp_path, settings, teacher if methods.get(name).parent("", None) else None))
-    assert made.error < bound
+    settings = {"s1": 80, "weighting": "karras", "mu0": 0.0, "fit": {"steps": 4000}}
+    made = outcome(train("ct", tmp_path, settings))
+    assert made.error < 0.12
+    assert min(made.p) > 1 / 501
