@@ -65,7 +65,7 @@ def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
         deep = -(-len(panels) // columns)
         legends = max(len(panel.lines) for panel in panels)
         below = 0.16 * -(-legends // 2) + 0.2
-        size = (3.4 * columns + 0.3, deep * (2.7 + below))
+        size = ((4.2 if panels[0].group else 3.4) * columns + 0.3, deep * (2.7 + below))
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(deep, columns, squeeze=False)

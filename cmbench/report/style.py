@@ -94,7 +94,9 @@ def log_axis(ax: "Axes", name: str, values: Sequence[float], *, every: bool = Fa
     wide = LogLocator(subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5, steps=[1, 2, 5, 10])
     axis.set_major_locator(FixedLocator(ticks) if every else wide)
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value % 1 == 0 else f"{value:.3g}")
+    )
 
 
 @contextmanager

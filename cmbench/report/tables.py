@@ -150,7 +150,7 @@ def _measured_row(item: Measured, columns: Sequence[Column], notes: Sequence[str
         reference=record.reference,
         mark=mark,
         source="measured",
-        nfe=Cell(f"{counted:g}", counted, notes=asked),
+        nfe=Cell(f"{round(counted, 1):g}", counted, notes=asked),
         cells=tuple(_metric_cell(item, column) for column in columns),
         nfe_asked=record.nfe,
         seeds=item.seeds,
