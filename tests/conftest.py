@@ -8,6 +8,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would stand in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A console takes COLUMNS for good if it is there when the console is made: it is made before any test sets it.
+os.environ.pop("COLUMNS", None)
+import cmbench.console  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
