@@ -67,6 +67,9 @@ class ResidualMLP(nn.Module):
         blocks: number of residual blocks.
         embedding: width of the time (and class) embedding.
         max_frequency: see :class:`TimeEmbedding`.
+        skip: add the input, times a learnt factor for each noise level, to the output. Images of more values than
+            ``width`` need it: what the network is to predict is mostly the noise of its input at low levels, and that
+            does not pass through a narrower stream.
         class_conditional: whether labels are read; they are then required (``NULL`` is the null class).
         conditions: see :mod:`cmbench.networks`.
     """
@@ -80,6 +83,7 @@ class ResidualMLP(nn.Module):
         blocks: int = 4,
         embedding: int = 128,
         max_frequency: float = 1.0,
+        skip: bool = False,
         class_conditional: bool = False,
         conditions: int = 1,
     ) -> None:
@@ -94,6 +98,7 @@ class ResidualMLP(nn.Module):
         self.tail = nn.Linear(width, size)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
+        self.skip = zeroed(nn.Linear(embedding, 1)) if skip else None
 
         def zero_embedding() -> TimeEmbedding:
             made = TimeEmbedding(embedding, max_frequency)
@@ -114,4 +119,6 @@ class ResidualMLP(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, embedding)
         out: Tensor = self.tail(self.norm(hidden)).reshape(x.shape)
+        if self.skip is not None:
+            out = out + self.skip(embedding)[:, :, None, None] * x
         return out

@@ -230,3 +230,20 @@ def test_a_bad_configuration_is_one_clear_line(config, message):
 def test_importing_the_package_leaves_torch_alone():
     code = "import sys, cmbench.networks, cmbench.networks.published; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_skip_passes_the_noise_that_a_narrow_stream_cannot():
+    def fitted(skip: bool) -> float:
+        torch.manual_seed(0)
+        network = build({"kind": "mlp", "width": 16, "blocks": 1, "embedding": 16, "skip": skip}, (1, 8, 8), 0)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+        for _ in range(150):
+            noise, c_noise = torch.randn(64, 1, 8, 8), torch.rand(64)
+            loss = (network(noise, c_noise) - noise).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return float(loss)
+
+    assert fitted(skip=True) < 0.05
+    assert fitted(skip=False) > 0.5
