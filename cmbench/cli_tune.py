@@ -46,7 +46,8 @@ def tune(
     points: Annotated[
         int | None,
         typer.Option(
-            "--points", help="Choose from a Karras grid of so many points; by default the training's."
+            "--points",
+            help="Choose from a Karras grid of so many points; by default the training's, refined.",
         ),
     ] = None,
     scan: Annotated[
@@ -95,12 +96,15 @@ def tune(
             batch_size or common.batch_size, progress.advance,
         )  # fmt: skip
         tuner.check(method, nfes, seeds)
-        found = [one for each in seeds for one in tuner.tune(method, nfes, each)]
+        found = []
+        for each in seeds:
+            for one in tuner.tune(method, nfes, each):
+                found.append(one)
+                if not as_json:  # now: what is found is stored, whatever becomes of the next
+                    _show(one)
     if as_json:
         console.show_json([one.to_json() for one in found])
         return
-    for one in found:
-        _show(one)
     places = list(dict.fromkeys(one.path for one in found))
     console.say(f"stored: {', '.join(map(str, places))}")
     words = f"--method {method} --nfe {' '.join(map(str, nfes))} --seed {' '.join(map(str, seeds))}"

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from cmbench.metrics.engine import Engine
 
 FOLDER = "tuning"
-POINTS = 65
-"""Grid on which levels are searched where the network knows every level: steps of a fifth around sigma = 1."""
+INTERVALS = 64
+"""Least number of intervals of the grid that levels are searched on: steps of about a sixth around sigma = 1."""
 
 DIGITS = 4
 """Significant digits of a candidate: what is printed is what was sampled with."""
@@ -43,7 +43,8 @@ class How:
 
     Attributes:
         metric: its name in records.
-        points: size of the Karras grid whose inner points are the candidates; None is that of the training.
+        points: size of the Karras grid whose inner points are the candidates; None is the training's, each interval
+            divided until there are :data:`INTERVALS`.
         scan: evaluate so many evenly spaced candidates of each level instead of a ternary search.
         own_reference: search against one half of the reference images, confirm against the other.
     """
@@ -121,12 +122,14 @@ def candidates(
     noise: NoiseRange,
     points: int | None = None,
 ) -> list[float]:
-    """The levels to choose from, falling: the inner points of a Karras grid.
+    """The levels to choose from, falling: the inner points of a Karras grid (see :class:`How`).
 
+    Evenly spaced in sigma^(1 / rho), as trainings and samplers space their levels: dense at low noise, where images
+    change with the logarithm of sigma, without spending half of the list below what can be seen.
     Each has :data:`DIGITS` digits (as the recipe's setting writes it), or is the level named in the recipe that agrees
     with it in one digit less: the recipe's own choice is then among the candidates.
     """
-    count = points or renoising.points(recipe) or POINTS
+    count = points or _refined(renoising.points(recipe))
     named = renoising.taus(recipe, noise).values()
     short = {f"{renoising.value(level, noise):.{DIGITS - 1}g}": level for own in named for level in own}
     levels = []
@@ -138,6 +141,12 @@ def candidates(
     if not inside:
         raise UsageError(f"a grid of {count} points has no level to choose from: --points takes another")
     return inside
+
+
+def _refined(points: int | None) -> int:
+    """The size of a grid with every point of one of ``points`` and at least :data:`INTERVALS` intervals."""
+    trained = points - 1 if points else 1
+    return trained * math.ceil(INTERVALS / trained) + 1
 
 
 @dataclass(frozen=True)

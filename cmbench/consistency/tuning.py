@@ -1,8 +1,7 @@
 """The search for re-noising levels: greedy, each by ternary search (Song et al., 2023, section 3). Numbers only.
 
-Levels are searched on a finite list: the training grid's, or a Karras grid where every level was trained. A network
-that learnt a grid only interpolates between its points, so that the figure has a dent at each of them and no search of
-the line between would be unimodal; and on a finite list the bracket has exact ends, each of which can be the answer.
+Levels are searched by their place in a finite list, so that the bracket has exact ends, each of which can be the
+answer, no level is evaluated twice, and the search ends.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,7 +113,7 @@ def greedy(
     for _ in range(count):
         if first >= len(levels):
             below = f" below {chosen[-1]:g}" if chosen else ""
-            raise UsageError(f"no level is left to search{below}: no more than {len(chosen) + 1} evaluations")
+            raise UsageError(f"no level is left to search{below}: a finer grid has more")
         before = chosen
         place = search(lambda at, before=before: f((*before, levels[at])), first, len(levels) - 1).best  # type: ignore[misc]
         chosen, first = (*before, levels[place]), place + 1
