@@ -23,6 +23,8 @@ class Tuned:
         by: how they were searched: metric, protocol, samples, candidates; nothing of it depends on the seed.
         seed: of the held-out samples.
         search: every evaluation of this number: ``{"taus", "value", "std"}``.
+        hill: lowest level of an evaluation that is worse than ones above and below it: the figure has several valleys;
+            None where none is shown.
         confirmation: the figures of these levels and of the recipe's own on other samples, compared.
     """
 
@@ -30,6 +32,7 @@ class Tuned:
     by: Mapping[str, Any]
     seed: int
     search: tuple[Mapping[str, Any], ...]
+    hill: float | None
     confirmation: Mapping[str, Any]
 
 

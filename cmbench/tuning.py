@@ -6,7 +6,7 @@ levels share their noise, so that differences between them are not those of othe
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,7 @@ class Tuning:
             "setting": self.setting,
             "by": dict(self.found.by),
             "search": list(self.found.search),
+            "hill": self.found.hill,
             "confirmation": dict(self.found.confirmation),
             "path": str(self.path),
         }
@@ -195,11 +196,12 @@ class Tuner:
         checkpoint = self.workshop.ensure(self.workshop.need(method, last, seed))
         noise = checkpoint.header.noise
         levels = candidates(renoising, recipe, noise, self.how.points)
-        seen: dict[int, list[dict[str, Any]]] = {}
+        seen: dict[int, dict[tuple[float, ...], Record]] = {}
 
         def figure(taus: tuple[float, ...]) -> float:
-            value, std = self._figure(self.evaluate(method, taus, seed, SEARCH, noise))
-            seen.setdefault(len(taus) + 1, []).append({"taus": list(taus), "value": value, "std": std})
+            record = self.evaluate(method, taus, seed, SEARCH, noise)
+            seen.setdefault(len(taus) + 1, {})[taus] = record
+            value, _ = self._figure(record)
             return value if METRICS[self.how.metric].better == "lower" else -value
 
         search = tuning.scan(self.how.scan) if self.how.scan else tuning.ternary_search
@@ -208,11 +210,17 @@ class Tuner:
             if nfe not in nfes:
                 continue
             own = renoising.used(recipe, nfe, noise)
+            evaluated = dict(sorted(seen[nfe].items(), reverse=True))
+            figures = [self._figure(record) for record in evaluated.values()]
             found = Tuned(
                 taus,
                 self._by(levels),
                 seed,
-                tuple(sorted(seen[nfe], key=lambda entry: entry["taus"], reverse=True)),
+                tuple(
+                    {"taus": list(one), "value": value, "std": std}
+                    for one, (value, std) in zip(evaluated, figures, strict=True)
+                ),
+                self._hill(evaluated),
                 self.confirm(method, taus, own, seed, noise),
             )
             ((setting, values),) = renoising.settings(taus, noise).items()
@@ -278,6 +286,21 @@ class Tuner:
             raise WorkError(f"{self.how.metric} was not computed: {metric.reason}")
         return metric.value, metric.std
 
+    def _hill(self, evaluated: Mapping[tuple[float, ...], Record]) -> float | None:
+        """The last level of an evaluation that lies between two better ones, beyond what the samples leave open."""
+        made, name = list(evaluated.values()), self.how.metric
+        sign = 1 if METRICS[name].better == "lower" else -1
+        if not all(self._paired(record) for record in made):
+            return None
+        top = tuning.hill(
+            [sign * self._figure(record)[0] for record in made],
+            lambda a, b: comparing.compare(self.folder, [comparing.Pair(made[a], made[b])], [name])[0].std,
+        )
+        return None if top is None else list(evaluated)[top][-1]
+
+    def _paired(self, record: Record) -> bool:
+        return self.how.metric in comparing.read(self.folder, record)
+
     def confirm(
         self,
         method: Method,
@@ -293,7 +316,7 @@ class Tuner:
         result: dict[str, Any] = {
             "own_taus": list(own), "own": own_value, "own_std": own_std, "tuned": value, "tuned_std": std,
         }  # fmt: skip
-        if all(name in comparing.read(self.folder, record) for record in made):
+        if all(map(self._paired, made)):
             (pair,) = comparing.compare(self.folder, [comparing.Pair(*made)], [name])
             result |= {"difference": pair.difference, "std": pair.std, "p": pair.p}
         return result
@@ -323,13 +346,10 @@ def verdict(one: Tuning) -> str:
 
 
 def doubt(one: Tuning) -> str | None:
-    """A warning where a ternary search's own evaluations show that the figure has several valleys."""
-    rows = [row for row in one.found.search if row["std"] is not None]
-    top = tuning.hill([one.sign * row["value"] for row in rows], [row["std"] for row in rows])
-    if top is None or one.found.by["search"] != "ternary":
+    """A warning where the evaluations of a ternary search show that the figure has several valleys."""
+    if one.found.hill is None or one.found.by["search"] != "ternary":
         return None
-    level = f"{rows[top]['taus'][-1]:.4g}"
-    return f"{one.title}: not unimodal, there is a hill at {level}: --scan looks at all of the range"
+    return f"{one.title}: more than one valley, with a hill at {one.found.hill:.4g}: --scan looks at all of the range"
 
 
 def _levels(taus: Sequence[float]) -> str:

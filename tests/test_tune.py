@@ -1,6 +1,7 @@
 """`cmbench tune`: what it evaluates, what it stores, and who uses it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,26 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(
     assert evaluations(out) == evaluations(whole)
     assert tuned_files(out) == tuned_files(whole)
     assert not list((out / tuning.FOLDER / "shards").glob("*"))
+
+
+def test_a_ternary_search_over_several_valleys_is_told_of(out: Path, monkeypatch):
+    """Figures with a hill at 3.735 in place of the real ones; the errors stay the samples' own."""
+    valleys = {7.747: 1.0, 3.735: 900.0, 1.654: 0.5}
+    figure = tuning.Tuner._figure
+
+    def two(self, record):
+        (tau,) = record.identity["recipe"]["taus"]["2"]
+        return valleys.get(tau, 1.0), figure(self, record)[1]
+
+    monkeypatch.setattr(tuning.Tuner, "_figure", two)
+    (one,) = tuner(out, tuning.How(points=12, scan=10)).tune("cd", [2], 0)
+    assert one.found.taus == (1.654,) and one.found.hill == 3.735
+    assert tuning.doubt(one) is None  # a scan has looked at all
+    ternary = replace(one, found=replace(one.found, by={**one.found.by, "search": "ternary"}))
+    assert "more than one valley, with a hill at 3.735" in (tuning.doubt(ternary) or "")
+    valleys.clear()
+    (flat,) = tuner(out, tuning.How(points=12, scan=10)).tune("cd", [2], 0)
+    assert flat.found.hill is None
 
 
 def test_a_scan_evaluates_what_it_says(out: Path):

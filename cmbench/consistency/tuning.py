@@ -120,17 +120,17 @@ def greedy(
         yield chosen
 
 
-def hill(values: Sequence[float], errors: Sequence[float], z: float = 2.0) -> int | None:
+def hill(values: Sequence[float], error: Callable[[int, int], float], z: float = 2.0) -> int | None:
     """The place of a hill that two valleys lie beside, which no unimodal function has; None where none is shown.
 
     ``values`` stand in the order of their levels. A hill counts where it is higher than the lowest value on either side
-    by ``z`` times the error of the difference (errors taken as independent, which common random numbers only shrink).
+    by more than ``z`` times ``error(place, place)``, the standard error of the difference.
     """
     for top in range(1, len(values) - 1):
         sides = (range(top), range(top + 1, len(values)))
-        lowest = (min(side, key=lambda place: values[place]) for side in sides)
+        feet = [min(side, key=lambda place: values[place]) for side in sides]
         if all(
-            values[top] - values[foot] > z * (errors[top] ** 2 + errors[foot] ** 2) ** 0.5 for foot in lowest
+            values[top] > values[foot] and values[top] - values[foot] > z * error(top, foot) for foot in feet
         ):
             return top
     return None

@@ -115,10 +115,12 @@ def test_no_level_is_left_below_the_lowest():
 
 
 def test_a_hill_between_two_valleys_is_seen_where_it_is_more_than_noise():
-    assert hill([1.0, 3.0, 0.5], [0.1] * 3) == 1
-    assert hill([1.0, 1.2, 0.5], [0.1] * 3) is None
-    assert hill([3.0, 2.0, 1.0, 2.0], [0.1] * 4) is None
-    assert hill([1.0], [0.1]) is hill([], []) is None
+    error = lambda _a, _b: 0.15  # noqa: E731
+    assert hill([1.0, 3.0, 0.5], error) == 1
+    assert hill([1.0, 1.2, 0.5], error) is None
+    assert hill([3.0, 2.0, 1.0, 2.0], error) is None
+    assert hill([1.0, 1.0, 1.0], lambda _a, _b: 0.0) is None
+    assert hill([1.0], error) is hill([], error) is None
 
 
 def test_the_best_level_of_a_gaussian_toy_is_the_one_that_calculus_gives():
