@@ -15,7 +15,7 @@ from torch import nn
 
 from cmbench.consistency.distance import Distance, pseudo_huber_with
 from cmbench.consistency.isolated import PairObjective, tuning_pairs
-from cmbench.consistency.levels import Taus, consistency_sampler, refusal
+from cmbench.consistency.levels import Renoising, Taus, consistency_sampler, refusal
 from cmbench.diffusion.preconditioning import Denoiser
 from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, Method, Model, Parent, TrainJob
@@ -94,4 +94,5 @@ ECT = Method(
         "released code does; the average starts with a warm-up in the small recipes"
     ),
     deterministic=False,
+    renoising=Renoising(),
 )

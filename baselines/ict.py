@@ -12,7 +12,7 @@ from torch import nn
 from cmbench.consistency.distance import pseudo_huber
 from cmbench.consistency.function import ConsistencyFunction
 from cmbench.consistency.isolated import PairObjective, doubling_points, grid_pairs
-from cmbench.consistency.levels import Taus, consistency_sampler, refusal
+from cmbench.consistency.levels import Renoising, Taus, consistency_sampler, refusal
 from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, Method, Model, TrainJob
 from cmbench.training.fit import Fit
@@ -84,4 +84,5 @@ ICT = Method(
     paper="arXiv:2310.14189",
     differs="iCT on the data set's network, not the twice as deep one of iCT-deep",
     deterministic=False,
+    renoising=Renoising(points=lambda recipe: recipe.s1 + 1),
 )

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from cmbench.consistency.levels import Taus, consistency_sampler, refusal
-from cmbench.consistency.trigflow import AdaptiveWeight, ContinuousObjective, sigma_of
-from cmbench.diffusion.noise import NoiseRange
+from cmbench.consistency.levels import Renoising, Taus, consistency_sampler, refusal
+from cmbench.consistency.trigflow import AdaptiveWeight, ContinuousObjective, sigma_of, time_of
 from cmbench.diffusion.preconditioning import Denoiser
 from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, DISTILLATION, Method, Model, Parent, TrainJob
@@ -57,8 +56,7 @@ class SCMRecipe:
             raise UsageError("fit.compile: a compiled network has no forward-mode derivative")
 
 
-def _taus(recipe: SCMRecipe, noise: NoiseRange) -> Taus:
-    return {nfe: tuple(sigma_of(t, noise) for t in times) for nfe, times in recipe.times.items()}
+RENOISING = Renoising("times", level=sigma_of, value=time_of)
 
 
 def _objective(job: TrainJob, teacher: nn.Module | None) -> ContinuousObjective:
@@ -87,7 +85,7 @@ def sampler(model: Model, recipe: SCMRecipe, nfe: int) -> "Sampler":
     f = Denoiser(
         model.network, model.noise.sigma_data
     )  # the formula of a denoiser, but a consistency function
-    return consistency_sampler(f, _taus(recipe, model.noise), nfe, model.noise, end=0.0)
+    return consistency_sampler(f, RENOISING.taus(recipe, model.noise), nfe, model.noise, end=0.0)
 
 
 DIFFERS = (
@@ -111,6 +109,7 @@ SCT = Method(
     paper="arXiv:2410.11081",
     differs=DIFFERS,
     deterministic=False,
+    renoising=RENOISING,
 )
 
 SCD = Method(
@@ -127,4 +126,5 @@ SCD = Method(
     paper="arXiv:2410.11081",
     differs=DIFFERS,
     deterministic=False,
+    renoising=RENOISING,
 )

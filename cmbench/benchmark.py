@@ -3,19 +3,20 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cmbench import comparing, environment, records
+from cmbench import comparing, environment, records, tuned
 from cmbench.errors import WorkError
 from cmbench.methods import Method
 from cmbench.metrics.engine import Engine
 from cmbench.metrics.figures import Measurement
 from cmbench.records import Record
 from cmbench.sampling.generate import EvaluationCounter, Source, open_source, shard_ranges
+from cmbench.sampling.seeds import RECORDS, Streams
 from cmbench.sharing import Busy, claim, share
 from cmbench.workshop import Need, Workshop
 
@@ -35,6 +36,8 @@ class Plan:
     seed: int
     need: Need
     identity: Mapping[str, Any]
+    recipe: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -73,6 +76,9 @@ class Sweep:
         samples: samples a record is measured on.
         batch_size: samples at a time; moves no result.
         on_samples: called with (title, samples done, samples in all).
+        tuned: sample at the re-noising levels that `cmbench tune` has found for each checkpoint.
+        folder: where records and shards go; the workshop's results folder where None.
+        streams: the samples' randomness.
     """
 
     workshop: Workshop
@@ -80,6 +86,9 @@ class Sweep:
     samples: int
     batch_size: int
     on_samples: Callable[[str, int, int], None] = field(default=lambda _title, _done, _total: None)
+    tuned: bool = False
+    folder: Path | None = None
+    streams: Streams = RECORDS
     _renewed: set[str] = field(default_factory=set, repr=False)  # checkpoints that --force has trained anew
 
     def plans(
@@ -98,7 +107,12 @@ class Sweep:
                 for seed in seeds:
                     yield self._plan(method, recipe, nfe, seed)
 
-    def _plan(self, method: Method, recipe: Any, nfe: int, seed: int) -> Plan:
+    @property
+    def out(self) -> Path:
+        """Where records and shards go."""
+        return self.folder or self.workshop.out
+
+    def _plan(self, method: Method, recipe: Any, nfe: int, seed: int) -> Plan | str:
         from cmbench.recipes import differences
 
         shop, protocol = self.workshop, self.engine.protocol
@@ -122,7 +136,31 @@ class Sweep:
             identity["labels"] = f"uniform over {classes} classes"
         if shop.common.guided.active:
             identity["guidance"] = differences(shop.common.guided)
-        return Plan(method, nfe, seed, need, identity)
+        if self.streams != RECORDS:
+            identity["streams"] = list(self.streams)
+        if self.engine.half is not None:
+            identity["half"] = self.engine.half
+        if not self.tuned or method.renoising is None or nfe == 1:
+            return Plan(method, nfe, seed, need, identity, recipe)
+        return self._at_tuned_levels(Plan(method, nfe, seed, need, identity, recipe))
+
+    def _at_tuned_levels(self, plan: Plan) -> Plan | str:
+        """The plan with the levels that a search has found for its checkpoint, which its identity then names."""
+        method, nfe, shop = plan.method, plan.nfe, self.workshop
+        checkpoint = shop.find(plan.need)
+        found = tuned.read(checkpoint).get(nfe) if checkpoint else None
+        if checkpoint is None or found is None:
+            command = f"cmbench tune --method {method.name} --nfe {nfe} --seed {plan.seed}"
+            return f"{method.name} at NFE {nfe}, seed {plan.seed} is left out: no levels were tuned for it ({command})"
+        assert method.renoising is not None  # or nothing is tuned
+        setting, own = next(iter(method.renoising.settings(found.taus, checkpoint.header.noise).items()))
+        values = {key: tuple(value) for key, value in own.items()}
+        recipe = replace(plan.recipe, **{setting: {**getattr(plan.recipe, setting), **values}})
+        # How they were searched is the same for every seed; what was found is the checkpoint's own.
+        identity = {**plan.identity, "tuned": dict(found.by), "taus": list(found.taus)}
+        shown = ", ".join(f"{tau:.4g}" for tau in found.taus)
+        note = f"re-noising levels {shown}, tuned by {found.by['metric']} on held-out samples"
+        return replace(plan, recipe=recipe, identity=identity, notes=(note,))
 
     def run_all(self, plans: Sequence[Plan], *, force: bool = False) -> Iterator[Outcome | Failure]:
         """The outcome of every plan; one that fails does not keep the others from being made.
@@ -159,7 +197,7 @@ class Sweep:
         Raises:
             WorkError: it could not be made; Busy, one of its kind: another process is at it.
         """
-        out = self.workshop.out
+        out = self.out
         before = records.find(out, plan.key)
         if not force and before and self._complete(before):
             return Outcome(before, computed=False)
@@ -170,7 +208,7 @@ class Sweep:
             return self._make(plan, before, force, wait)
 
     def _make(self, plan: Plan, before: Record | None, force: bool, wait: bool) -> Outcome:
-        out = self.workshop.out
+        out = self.out
         renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
         checkpoint = self.workshop.ensure(plan.need, force=renew, wait=wait)
         self._renewed.add(plan.need.key)
@@ -206,7 +244,10 @@ class Sweep:
         """Sample and measure, sharing the shards with other processes: the record, and whether it was made here."""
         shop, engine, device = self.workshop, self.engine, self.workshop.device
         network = checkpoint.network(device)
-        source = open_source(shop, plan.method, checkpoint, network, nfe=plan.nfe, seed=plan.seed)
+        source = open_source(
+            shop, plan.method, checkpoint, network, nfe=plan.nfe, seed=plan.seed,
+            recipe=plan.recipe, streams=self.streams,
+        )  # fmt: skip
         reference = self._reference()
 
         ranges = shard_ranges(self.samples, shop.common.shard)
@@ -228,7 +269,7 @@ class Sweep:
             shard.evaluations = counter.rows - earlier
             engine.save(shard, paths[number])
 
-        locks = shop.out / "locks" / shards.name
+        locks = self.out / "locks" / shards.name
         share(paths, make, locks, lambda: elsewhere() is not None)
         counter.close()
         with claim(locks.with_name(f"{locks.name}.lock"), wait=True):
@@ -237,9 +278,9 @@ class Sweep:
             merged = engine.merge(map(engine.load, paths))
             measured, evaluations = engine.measure(merged, reference), merged.evaluations / merged.count
             record = self._record(plan, checkpoint, measured, evaluations, sampled, seconds)
-            comparing.write(shop.out, plan.key, measured.influences)
+            comparing.write(self.out, plan.key, measured.influences)
             self._preview(plan, source)
-            records.write(shop.out, record)
+            records.write(self.out, record)
             shutil.rmtree(shards, ignore_errors=True)
             return record, True
 
@@ -278,7 +319,7 @@ class Sweep:
             checkpoint=checkpoint.sha256,
             cost=cost,
             environment={**environment.describe(device), "missing": sorted(self._missing())},
-            notes=(*checkpoint.header.notes, *method.notes(shop.recipe(method))),
+            notes=(*checkpoint.header.notes, *method.notes(plan.recipe), *plan.notes),
         )
 
     def _preview(self, plan: Plan, source: Source) -> None:
@@ -286,7 +327,7 @@ class Sweep:
 
         count = min(PREVIEW, self.samples)
         images = self.engine.quantize(source.images(range(count))).cpu().numpy()
-        write_preview(self.workshop.out / "previews" / f"{plan.key}.png", images.transpose(0, 2, 3, 1))
+        write_preview(self.out / "previews" / f"{plan.key}.png", images.transpose(0, 2, 3, 1))
 
 
 def timed(

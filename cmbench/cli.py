@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_examine, cli_metrics, console
+from cmbench import cli_examine, cli_metrics, cli_tune, console
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -74,6 +74,9 @@ def run(
     out: Out = Path("results"),
     offline: Offline = False,
     force: Force = False,
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="Re-noise to the levels that `cmbench tune` has found.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train or load, sample, measure: one record for each method, NFE and seed."""
@@ -86,9 +89,11 @@ def run(
     with console.bars() as progress:
         options = session.Options(
             dataset, data, preset, settings or (), checkpoint or (), device, out, samples, batch_size,
-            protocol, weights, precision, not offline, progress.training, against,
+            protocol, weights, precision, not offline, progress.training, against, tuned,
         )  # fmt: skip
         workshop = session.open_workshop(options)
+        if tuned and not any(one.renoising for one in chosen):
+            raise UsageError("--tuned: none of these methods has re-noising levels")
         sweep = session.open_sweep(options, workshop, on_samples=progress.advance)
         outcomes, failures = [], []
         # All plans before any work: a wrong setting of the last method shows now, not after hours.
@@ -346,6 +351,7 @@ def doctor(
 
 cli_metrics.register(app)
 cli_examine.register(app)
+cli_tune.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from cmbench.consistency.levels import Renoising
     from cmbench.data import ImageData
     from cmbench.diffusion.preconditioning import Denoise
     from cmbench.pairs import Pairs, PairSet
@@ -171,6 +172,8 @@ class Method:
         deterministic: whether the image is a function of the noise alone.
         denoiser: whether its network, preconditioned as EDM's (cmbench.diffusion.preconditioning), is a denoiser,
             so that the probability-flow ODE can be followed to its end.
+        renoising: where its recipe keeps the levels that multistep consistency sampling re-noises to; None for methods
+            that sample in another way.
         differs: where this implementation differs from the paper.
         revision: raised when a change of the code changes results; part of every identity.
     """
@@ -192,6 +195,7 @@ class Method:
     notes: Callable[[Any], tuple[str, ...]] = field(default=lambda _recipe: ())
     deterministic: bool = True
     denoiser: bool = False
+    renoising: "Renoising | None" = None
     differs: str = ""
     paper: str = ""
     revision: int = 1

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cmbench import checkpoints, methods, recipes, registry
 from cmbench.errors import UsageError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import device as Device
 
     from cmbench.benchmark import Sweep
+    from cmbench.metrics.engine import Engine
     from cmbench.metrics.protocols import Protocol
 
 ALL = "all"
@@ -39,6 +40,7 @@ class Options:
     download: bool = True
     begin: Begin = field(default=lambda _title: lambda _progress: None)
     against: str | None = None
+    tuned: bool = False
 
 
 def choose_methods(names: Sequence[str]) -> list[Method]:
@@ -97,21 +99,28 @@ def open_workshop(options: Options) -> Workshop:
     return workshop
 
 
-def open_sweep(options: Options, workshop: Workshop, **callbacks: object) -> "Sweep":
+def open_sweep(options: Options, workshop: Workshop, **callbacks: Any) -> "Sweep":
     """The benchmark over an open workshop."""
     from cmbench.benchmark import Sweep
+
+    common = workshop.common
+    batch = options.batch_size or common.batch_size
+    engine = open_engine(options, workshop)
+    return Sweep(workshop, engine, options.samples or common.samples, batch, tuned=options.tuned, **callbacks)
+
+
+def open_engine(options: Options, workshop: Workshop) -> "Engine":
+    """The metrics of the protocol that the options name, or the data set's own."""
     from cmbench.metrics.engine import Engine
     from cmbench.metrics.library import with_reference
 
     common = workshop.common
-    batch = options.batch_size or common.batch_size
     protocol = choose_protocol(options.protocol or common.protocol, options.precision)
     if options.against:
         protocol = with_reference(protocol, options.against, workshop.images.name, options.download)
-    engine = Engine.open(
+    return Engine.open(
         protocol,
         device=workshop.device,
         weights=options.weights,
         download=options.download,
     )
-    return Sweep(workshop, engine, options.samples or common.samples, batch, **callbacks)  # type: ignore[arg-type]

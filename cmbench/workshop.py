@@ -93,9 +93,24 @@ class Workshop:
 
     def recipe(self, method: Method) -> Any:
         """The method's recipe with the user's settings."""
+        return self._recipe(method, self._settings(method))
+
+    def training_recipe(self, method: Method) -> Any:
+        """The recipe that trains: re-noising levels, which only samplers read, stay those of the preset.
+
+        So a checkpoint serves whatever levels the user sets.
+        """
+        own = self._settings(method)
+        only_sampled = {method.renoising.setting} if method.renoising else set()
+        return self._recipe(method, {key: value for key, value in own.items() if key not in only_sampled})
+
+    def _settings(self, method: Method) -> Mapping[str, Any]:
         own = self.settings.get(method.name, {})
         if not isinstance(own, Mapping):
             raise UsageError(f"--set {method.name}=...: name a setting of it, as {method.name}.key=value")
+        return own
+
+    def _recipe(self, method: Method, own: Mapping[str, Any]) -> Any:
         return recipes.load(
             method.recipe,
             method.package,
@@ -127,7 +142,7 @@ class Workshop:
 
     def need(self, method: Method, nfe: int, seed: int) -> Need:
         """The network that this method samples with at this NFE and seed."""
-        recipe = self.recipe(method)
+        recipe = self.training_recipe(method)
         return self._need(method, recipe, method.variant(nfe, recipe), seed)
 
     def _need(self, method: Method, recipe: Any, variant: str, seed: int) -> Need:
@@ -135,7 +150,7 @@ class Workshop:
         upward = None
         if parent is not None:
             ancestor = methods.get(parent.method)
-            upward = self._need(ancestor, self.recipe(ancestor), parent.variant, seed)
+            upward = self._need(ancestor, self.training_recipe(ancestor), parent.variant, seed)
         if method.train is None:
             if upward is None:
                 raise UsageError(f"method '{method.name}' neither trains nor names a network to sample with")
@@ -168,7 +183,7 @@ class Workshop:
     def _pair_need(self, wanted: Pairs, of: Need | None, seed: int) -> PairNeed:
         if of is None:
             maker = methods.get(wanted.of.method)
-            of = self._need(maker, self.recipe(maker), wanted.of.variant, seed)
+            of = self._need(maker, self.training_recipe(maker), wanted.of.variant, seed)
         identity = {
             "kind": "pairs",
             "of": self.identity(of),

@@ -1,7 +1,8 @@
 """The re-noising levels of multistep sampling, as recipes name them by NFE. Imports no torch."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from cmbench.diffusion.noise import NoiseRange
 
@@ -11,6 +12,38 @@ if TYPE_CHECKING:
 
 Taus = Mapping[str, tuple[float, ...]]
 """Levels by NFE: ``{"2": (0.821,)}``."""
+
+
+@dataclass(frozen=True)
+class Renoising:
+    """Where a recipe keeps its re-noising levels, so that they can be searched (``cmbench tune``).
+
+    They move what is sampled and nothing of a training: no checkpoint's identity has them from the user's settings.
+
+    Attributes:
+        setting: the recipe's field, :data:`Taus` in form.
+        points: ``recipe`` -> size of the Karras grid that the network was trained on, None where it knows every level.
+        level: ``(value of the setting, noise range)`` -> the noise level sigma.
+        value: its inverse.
+    """
+
+    setting: str = "taus"
+    points: Callable[[Any], int | None] = field(default=lambda _recipe: None)
+    level: Callable[[float, NoiseRange], float] = field(default=lambda value, _noise: value)
+    value: Callable[[float, NoiseRange], float] = field(default=lambda sigma, _noise: sigma)
+
+    def taus(self, recipe: Any, noise: NoiseRange) -> Taus:
+        """The noise levels that a recipe names."""
+        named: Taus = getattr(recipe, self.setting)
+        return {nfe: tuple(self.level(value, noise) for value in own) for nfe, own in named.items()}
+
+    def used(self, recipe: Any, nfe: int, noise: NoiseRange) -> tuple[float, ...]:
+        """The noise levels that a recipe samples at with ``nfe`` evaluations, named or not."""
+        return taus_for(self.taus(recipe, noise), nfe, noise, self.points(recipe))
+
+    def settings(self, taus: tuple[float, ...], noise: NoiseRange) -> dict[str, Any]:
+        """Recipe settings that name these noise levels: ``{"taus": {"2": [0.6]}}``."""
+        return {self.setting: {str(len(taus) + 1): [self.value(tau, noise) for tau in taus]}}
 
 
 def refusal(taus: Taus, nfe: int, points: int | None = None) -> str | None:
@@ -24,6 +57,14 @@ def refusal(taus: Taus, nfe: int, points: int | None = None) -> str | None:
     if named is None and points is not None and nfe > points - 1:
         return f"the training grid of {points} points has levels for {points - 1} evaluations; name taus for more"
     return None
+
+
+def taus_for(taus: Taus, nfe: int, levels: NoiseRange, points: int | None = None) -> tuple[float, ...]:
+    """The levels that ``taus`` names for ``nfe`` evaluations, or else evenly spaced ones; ``points`` as in refusal."""
+    from cmbench.consistency.function import default_taus
+
+    chosen = taus.get(str(nfe))
+    return default_taus(nfe, points or nfe + 1, levels) if chosen is None else chosen
 
 
 def consistency_sampler(
@@ -40,10 +81,8 @@ def consistency_sampler(
     Raises UsageError where the named levels do not fall within the range. ``points`` as in :func:`refusal`,
     ``end`` as in :func:`cmbench.consistency.function.multistep`.
     """
-    from cmbench.consistency.function import check_taus, default_taus, multistep
+    from cmbench.consistency.function import check_taus, multistep
 
-    chosen = taus.get(str(nfe))
-    if chosen is None:
-        chosen = default_taus(nfe, points or nfe + 1, levels)
+    chosen = taus_for(taus, nfe, levels, points)
     check_taus(chosen, levels)
     return lambda noise, labels, rng: multistep(f, noise, labels, rng, chosen, levels, end)

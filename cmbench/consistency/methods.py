@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from cmbench.consistency.levels import consistency_sampler, refusal
+from cmbench.consistency.levels import Renoising, consistency_sampler, refusal
 from cmbench.errors import UsageError
 from cmbench.methods import DIRECT, DISTILLATION, Method, Model, Parent, TrainJob
 from cmbench.training.fit import Fit
@@ -175,6 +175,7 @@ CD = Method(
     paper="arXiv:2303.01469",
     differs="nothing in the paper presets; the digits recipe weights noise levels as EDM does",
     deterministic=False,
+    renoising=Renoising(points=_points),
 )
 
 CT = Method(
@@ -191,4 +192,5 @@ CT = Method(
     paper="arXiv:2303.01469",
     differs="nothing in the paper presets; the small recipes end on a coarser grid",
     deterministic=False,
+    renoising=Renoising(points=_points),
 )

@@ -22,6 +22,11 @@ def sigma_of(t: float, noise: NoiseRange) -> float:
     return noise.sigma_data * math.tan(t)
 
 
+def time_of(sigma: float, noise: NoiseRange) -> float:
+    """TrigFlow's time of a noise level, the inverse of :func:`sigma_of`."""
+    return math.atan(sigma / noise.sigma_data)
+
+
 class AdaptiveWeight(nn.Module):
     """w(c_noise), the logarithm of the loss's weight: a linear layer on sines and cosines; starts as zero.
 

@@ -1,5 +1,6 @@
 """The engine: every image goes once through each extractor, and every metric is fed from that one pass."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmbench.errors import CmbenchError, UsageError, WorkError, unknown
-from cmbench.metrics import building, shards
+from cmbench.metrics import building, references, shards
 from cmbench.metrics.extractors import Extractor, definition, open_extractor
 from cmbench.metrics.figures import KEEPS_REFERENCE, KEEPS_SAMPLES, NO_REFERENCE, Case, Measurement, figures
 from cmbench.metrics.protocols import MetricSpec, Protocol
@@ -57,6 +58,9 @@ class Engine:
         self.batch_size = batch_size
         self.missing = missing
         self._extractors = extractors
+        self.half: int | None = None
+        self._whole: Engine | None = None  # of which this one is a part (see :meth:`only`)
+        self._known: dict[str, Reference] = {}
 
     @classmethod
     def open(
@@ -99,6 +103,30 @@ class Engine:
             except WorkError as error:
                 missing[spec.name] = str(error)
         return cls(protocol, opened, missing, batch_size, torch.device(device), download)
+
+    def only(self, metric: str, half: int | None = None) -> "Engine":
+        """An engine for one figure alone, with the same extractors and the reference that is there for all of them.
+
+        Args:
+            metric: its name in records.
+            half: compare with every other image of the reference alone, from number 0 or 1 on.
+
+        Raises:
+            UsageError: the protocol has no such metric.
+            WorkError: its extractor cannot be had.
+        """
+        spec = next((spec for spec in self.protocol.metrics if metric in spec.titles), None)
+        if spec is None:
+            raise unknown(f"metric of protocol {self.protocol.name}", metric, self.protocol.metric_titles)
+        if spec.extractor in self.missing:
+            raise WorkError(self.missing[spec.extractor])
+        protocol = dataclasses.replace(
+            self.protocol, metrics=(spec,), extractors=(self.protocol.extractor(spec.extractor),)
+        )
+        extractors = {spec.extractor: self._extractors[spec.extractor]}
+        made = Engine(protocol, extractors, {}, self.batch_size, self.device, self.download)
+        made._whole, made.half = self, half
+        return made
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -203,7 +231,13 @@ class Engine:
             UsageError: the file's dimensions are not the extractor's; no reference for the data.
             WorkError: the file is damaged.
         """
-        return building.find(self, data, progress)
+        if self._whole is None:
+            return building.find(self, data, progress)
+        name = data.fingerprint if data is not None else ""
+        if name not in self._known:
+            found = self._whole.reference(data, progress)
+            self._known[name] = found if self.half is None else references.half(found, self.half)
+        return self._known[name]
 
     def reference_layers(self) -> dict[str, bool]:
         """Layers that the reference needs -> whether its features are kept."""

@@ -5,7 +5,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmbench.errors import UsageError, WorkError
+from cmbench.metrics.moments import Moments
 from cmbench.paths import atomic
 
 if TYPE_CHECKING:
@@ -79,6 +80,23 @@ class Reference:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     note: str | None = None
     missing: str | None = None
+
+
+def half(reference: Reference, number: int) -> Reference:
+    """Every other image of a reference, from ``number`` (0 or 1) on, at the layers whose features are there.
+
+    Raises UsageError where there are none, as in a file of statistics.
+    """
+    layers = {}
+    for layer, known in reference.layers.items():
+        if known.features is not None:
+            rows = known.features[number::2]
+            moments = Moments(rows.shape[1])
+            moments.update(rows)
+            layers[layer] = Statistics(moments.mean, moments.covariance(), len(rows), rows)
+    if reference.missing is None and not layers:
+        raise UsageError(f"reference {reference.name} holds no images' features: it cannot be halved")
+    return replace(reference, layers=layers)
 
 
 def write(path: Path, reference: Reference) -> None:

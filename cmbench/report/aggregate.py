@@ -69,6 +69,14 @@ class Measured:
         where = "" if low is None else f" for {low:g} < σ ≤ {high:g}"
         return f"guidance w = {values['weight']:g}{where}"
 
+    @property
+    def tuned(self) -> str:
+        """``re-noising levels tuned by fid``, empty where they are the recipe's."""
+        values = self.first.identity.get("tuned")
+        if not isinstance(values, Mapping):
+            return ""
+        return f"re-noising levels tuned by {self.title(str(values['metric']))}"
+
     def title(self, metric: str) -> str:
         """The metric's column title: the protocol's ``metric_titles``, else the default, else its name."""
         protocol = self.first.identity.get("protocol")
@@ -77,16 +85,17 @@ class Measured:
         return str(titles.get(metric, default)) if isinstance(titles, Mapping) else default
 
 
-BY_SEED = {"seed", "checkpoint", "content"}
+BY_SEED = {"seed", "checkpoint", "content", "taus"}
 """Entries of an identity that differ between runs of different seeds."""
 
 
 def over_seeds(records: Iterable[Record]) -> list[Measured]:
     """Gather the records whose identity differs in nothing but the seed.
 
-    That is its entries ``seed``, ``checkpoint`` (trained with that seed; how it was trained stands in ``training``)
-    and ``content`` (of samples made elsewhere). Anything else that differs (recipe, protocol, samples) makes another
-    row, so that a mean is never taken over unlike runs; so do two records of one seed.
+    That is its entries ``seed``, ``checkpoint`` (trained with that seed; how it was trained stands in ``training``),
+    ``content`` (of samples made elsewhere) and ``taus`` (tuned for each checkpoint; how stands in ``tuned``). Anything
+    else that differs (recipe, protocol, samples) makes another row, so that a mean is never taken over unlike runs; so
+    do two records of one seed.
     """
     found: dict[Any, list[Record]] = {}
     for record in records:

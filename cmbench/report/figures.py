@@ -133,7 +133,7 @@ def _lines(rows: Sequence[Measured]) -> dict[Line, list[Measured]]:
     """One panel's rows as lines of ascending NFE; a method that stands twice at one NFE is several lines."""
     methods: dict[tuple[str, str, str], list[Measured]] = {}
     for row in rows:
-        methods.setdefault((row.first.group, row.first.label, row.guidance), []).append(row)
+        methods.setdefault((row.first.group, row.first.label, row.guidance or row.tuned), []).append(row)
     lines: dict[Line, list[Measured]] = {}
     for (group, label, guidance), own in methods.items():
         counts = {row.nfe_counted for row in own}

@@ -185,9 +185,18 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
     for own, item in zip(notes, measured, strict=True):
         if item.guidance:
             own.append(f"classifier-free {item.guidance}")
+        if item.tuned:
+            own.append(item.tuned)
     twins: dict[object, list[int]] = {}
     for place, item in enumerate(measured):
-        alike = (item.first.group, item.first.label, item.nfe_counted, item.conditions, item.guidance)
+        alike = (
+            item.first.group,
+            item.first.label,
+            item.nfe_counted,
+            item.conditions,
+            item.guidance,
+            item.tuned,
+        )
         twins.setdefault(alike, []).append(place)
     for places in twins.values():
         if len(places) > 1:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from cmbench.errors import UsageError
-from cmbench.sampling.seeds import SampleRng, class_labels, initial_noise
+from cmbench.sampling.seeds import RECORDS, SampleRng, Streams, class_labels, initial_noise
 
 if TYPE_CHECKING:
     from cmbench.checkpoints import Checkpoint
@@ -39,7 +39,8 @@ class Source:
     """All that turns sample indices into images.
 
     ``classes`` is 0 for an unconditional network; ``shape`` is C, H, W. Labels are drawn uniformly for each sample;
-    with ``labels``, sample i has the (i mod their number)-th of them instead.
+    with ``labels``, sample i has the (i mod their number)-th of them instead. ``streams``: where its randomness comes
+    from.
     """
 
     sampler: Sampler
@@ -48,19 +49,21 @@ class Source:
     seed: int
     device: torch.device
     labels: tuple[int, ...] = ()
+    streams: Streams = RECORDS
 
     @torch.no_grad()
     def images(self, indices: Sequence[int]) -> Tensor:
         """Images of these samples: float [B, C, H, W] in [-1, 1], on the device."""
-        noise = initial_noise(self.seed, indices, self.shape).to(self.device)
-        return self.sampler(noise, self._labels(indices), SampleRng(self.seed, indices, self.device))
+        noise = initial_noise(self.seed, indices, self.shape, self.streams.noise).to(self.device)
+        rng = SampleRng(self.seed, indices, self.device, self.streams.sampler)
+        return self.sampler(noise, self._labels(indices), rng)
 
     def _labels(self, indices: Sequence[int]) -> Tensor | None:
         if not self.classes:
             return None
         if self.labels:
             return torch.tensor([self.labels[i % len(self.labels)] for i in indices], device=self.device)
-        return class_labels(self.seed, indices, self.classes).to(self.device)
+        return class_labels(self.seed, indices, self.classes, self.streams.label).to(self.device)
 
     def batches(self, start: int, stop: int, size: int) -> Iterator[tuple[int, Tensor]]:
         """``(first index, images)`` for the samples start..stop-1, ``size`` at a time."""
@@ -85,8 +88,12 @@ def open_source(
     nfe: int,
     seed: int,
     labels: tuple[int, ...] = (),
+    recipe: Any = None,
+    streams: Streams = RECORDS,
 ) -> Source:
     """The samples of a method's checkpoint, guided as the recipe says; ``network`` is the checkpoint's, on the device.
+
+    ``recipe`` stands in for the workshop's where it is given.
 
     Raises UsageError where guidance is asked for and the method does not sample through the denoiser.
     """
@@ -94,8 +101,8 @@ def open_source(
 
     head = checkpoint.header
     model = Model(network, head.noise, workshop.common.guided)
-    sampler = method.sample_with(model, workshop.recipe(method), nfe)
-    return Source(sampler, head.shape, head.classes, seed, workshop.device, labels)
+    sampler = method.sample_with(model, recipe or workshop.recipe(method), nfe)
+    return Source(sampler, head.shape, head.classes, seed, workshop.device, labels, streams)
 
 
 def shard_ranges(samples: int, shard: int) -> list[tuple[int, int]]:

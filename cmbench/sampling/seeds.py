@@ -1,13 +1,29 @@
 """Randomness by sample: everything drawn for sample i is a function of (seed, i) alone."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 # Independent streams of one sample. Synthetic pairs have their own: no student trains on the noise it is tested on.
-NOISE, LABEL, SAMPLER, PAIR_NOISE, PAIR_LABEL = range(5)
+NOISE, LABEL, SAMPLER, PAIR_NOISE, PAIR_LABEL, *_HELD_OUT = range(11)
+
+
+class Streams(NamedTuple):
+    """The streams that samples are drawn from: their noise, their label, what a stochastic sampler adds."""
+
+    noise: int
+    label: int
+    sampler: int
+
+
+RECORDS = Streams(NOISE, LABEL, SAMPLER)
+"""Of all that is reported."""
+
+SEARCH, CONFIRMATION = Streams(*_HELD_OUT[:3]), Streams(*_HELD_OUT[3:])
+"""Held out from every report, whatever its seed: what settings are chosen on, and what the choice is checked on."""
 
 
 def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
@@ -31,8 +47,10 @@ def class_labels(seed: int, indices: Sequence[int], classes: int, purpose: int =
 class SampleRng:
     """Fresh noise inside a stochastic sampler: one stream a sample, so that no draw depends on the batch."""
 
-    def __init__(self, seed: int, indices: Sequence[int], device: torch.device) -> None:
-        self._streams = [stream(seed, i, SAMPLER) for i in indices]
+    def __init__(
+        self, seed: int, indices: Sequence[int], device: torch.device, purpose: int = SAMPLER
+    ) -> None:
+        self._streams = [stream(seed, i, purpose) for i in indices]
         self._device = device
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
