@@ -67,9 +67,9 @@ class ResidualMLP(nn.Module):
         blocks: number of residual blocks.
         embedding: width of the time (and class) embedding.
         max_frequency: see :class:`TimeEmbedding`.
-        skip: add the input, times a learnt factor for each noise level, to the output. Images of more values than
-            ``width`` need it: what the network is to predict is mostly the noise of its input at low levels, and that
-            does not pass through a narrower stream.
+        skip: add the input to the output, each value times a factor that the network predicts. Images of more values
+            than ``width`` need it: at low noise levels the network is to predict the noise of its input, pixel by
+            pixel, and that does not pass through a narrower stream.
         class_conditional: whether labels are read; they are then required (``NULL`` is the null class).
         conditions: see :mod:`cmbench.networks`.
     """
@@ -98,7 +98,7 @@ class ResidualMLP(nn.Module):
         self.tail = nn.Linear(width, size)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
-        self.skip = zeroed(nn.Linear(embedding, 1)) if skip else None
+        self.skip = zeroed(nn.Linear(width, size)) if skip else None
 
         def zero_embedding() -> TimeEmbedding:
             made = TimeEmbedding(embedding, max_frequency)
@@ -118,7 +118,8 @@ class ResidualMLP(nn.Module):
         hidden = self.head(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, embedding)
-        out: Tensor = self.tail(self.norm(hidden)).reshape(x.shape)
+        hidden = self.norm(hidden)
+        out: Tensor = self.tail(hidden).reshape(x.shape)
         if self.skip is not None:
-            out = out + self.skip(embedding)[:, :, None, None] * x
+            out = out + self.skip(hidden).reshape(x.shape) * x
         return out
