@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_examine, cli_metrics, console
+from cmbench import cli_examine, cli_metrics, cli_report, console
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -346,6 +346,7 @@ def doctor(
 
 cli_metrics.register(app)
 cli_examine.register(app)
+cli_report.register(app)
 
 
 @app.callback(invoke_without_command=True)
