@@ -10,7 +10,7 @@
     seconds: "seconds an image",
     training: "seconds of training",
   };
-  let data = datasets[0];
+  let data = [...datasets].sort((a, b) => b.rows.length - a.rows.length)[0]; // most is to be seen there
   let lines = new Map(); // "group\nline" -> {look, field}
   const plot = new cmbench.Plot(document.getElementById("cost-plot"), "Quality against cost", (point) => cmbench.open(point.id));
 
@@ -29,6 +29,7 @@
     dataset.label, conditions.label, metric.label, cost.label, logX.label, logY.label, front.label, paper.label,
   );
   dataset.label.hidden = datasets.length < 2;
+  dataset.field.value = data.name;
 
   function choose() {
     data = datasets.find((one) => one.name === dataset.field.value);

@@ -5,7 +5,7 @@
   const { element } = cmbench;
   const sets = cmbench.data.datasets.filter((one) => one.samples.length);
   if (!grid || !sets.length) return;
-  let data = sets[0];
+  let data = [...sets].sort((a, b) => b.samples.length - a.samples.length)[0];
   let steps = [];
 
   const dataset = cmbench.select("Data set", sets.map((one) => [one.name, one.title]), () => choose());
@@ -20,6 +20,7 @@
     dataset.label, element("label", { className: "slider", for: "samples-nfe" }, "Evaluations", slider, shown), seed.label, count.label, mode.label, groups,
   );
   dataset.label.hidden = sets.length < 2;
+  dataset.field.value = data.name;
   dataset.field.disabled = sets.length < 2;
   count.field.value = "16";
 
