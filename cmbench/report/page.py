@@ -23,13 +23,18 @@ from cmbench.report import style, tables
 from cmbench.report.aggregate import Measured, over_seeds
 from cmbench.report.layout import MARKS, Table
 from cmbench.report.page_data import Data, dataset_data, experiment_data, row_id
-from cmbench.report.page_pictures import figures, previews
+from cmbench.report.page_pictures import Picture, Previews, figures, previews
 from cmbench.report.page_provenance import Provenance, provenance
 
 SCRIPTS = ("plot.js", "cost.js", "experiments.js", "samples.js", "page.js")
 """Our own, in the order in which they run, behind the charting library."""
 
 BUDGETS = (1, 2, 4, 10, inf)
+
+MOST_BYTES = 5_800_000
+"""What pictures may fill the page up to: it stays under 6 MB, unless the rows alone are more."""
+PREVIEW_SHARE = 0.55
+"""Of the room for pictures; figures have what previews leave."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +80,7 @@ def write_page(records: Sequence[Record], manifests: Sequence[Manifest], out: Pa
     names = [next(row.dataset for _, row in table.rows()) for table in shown]
     measured = {name: over_seeds(select(records, name)) for name in names}
     data = {name: dataset_data(name, measured[name]) for name in names}
-    samples = previews(records, out / "previews")
-    pictures, left_out = figures(out / "figures")
-    for name in names:
-        data[name]["samples"] = _sample_rows(measured[name], data[name], samples.pictures)
-    content = {
-        "datasets": list(data.values()),
-        "experiments": [experiment_data(manifest, out) for manifest in manifests],
-        "pictures": samples.pictures,
-        "pictureSamples": samples.samples,
-        "colours": style.COLOURS,
-    }
+    curves = [experiment_data(manifest, out) for manifest in manifests]
     sections = [
         Section(
             name,
@@ -96,28 +91,60 @@ def write_page(records: Sequence[Record], manifests: Sequence[Manifest], out: Pa
         )
         for name, table in zip(names, shown, strict=True)
     ]
+    text = {
+        "title": title,
+        "facts": _facts(records, measured, manifests),
+        "sections": sections,
+        "protocols": _protocols(records),
+        "experiments": curves,
+    }
+
+    def filled(samples: Previews, pictures: Sequence[Picture] = (), left_out: Sequence[str] = ()) -> str:
+        datasets = [
+            {**data[name], "samples": _sample_rows(measured[name], data[name], samples.pictures)}
+            for name in names
+        ]
+        return _render(text, datasets, samples, pictures, left_out)
+
+    room = max(0, MOST_BYTES - len(filled(Previews(0, {})).encode()))
+    samples = previews(records, out / "previews", int(PREVIEW_SHARE * room))
+    room -= sum(map(len, samples.pictures.values()))
+    return filled(samples, *figures(out / "figures", room))
+
+
+def _render(
+    text: dict[str, Any],
+    datasets: Sequence[Data],
+    samples: Previews,
+    pictures: Sequence[Picture],
+    left_out: Sequence[str],
+) -> str:
+    content = {
+        "datasets": datasets,
+        "experiments": text["experiments"],
+        "pictures": samples.pictures,
+        "pictureSamples": samples.samples,
+        "colours": style.COLOURS,
+    }
     scripts = [_asset("vendor/chart.umd.min.js").rpartition("//# sourceMappingURL")[0]]
     scripts += [_asset(name) for name in SCRIPTS]
     css = _asset("report.css")
-    return _template().render(
-        title=title,
-        version=__version__,
-        facts=_facts(records, measured, manifests),
-        sections=sections,
-        protocols=_protocols(records),
-        experiments=content["experiments"],
-        figures=pictures,
-        left_out=left_out,
-        has_samples=bool(samples.pictures),
-        samples_remark=samples.remark,
-        marks=MARKS,
-        row_id=row_id,
-        data=_script_json(content),
-        css=Markup(css),
-        scripts=[Markup(script) for script in scripts],
-        policy=_policy([*scripts, _EARLY], css),
-        early=Markup(_EARLY),
-        vendored=json.loads(_asset("vendor/index.json")),
+    return str(
+        _template().render(
+            text,
+            version=__version__,
+            figures=pictures,
+            left_out=left_out,
+            samples=samples,
+            marks=MARKS,
+            row_id=row_id,
+            data=_script_json(content),
+            css=Markup(css),
+            scripts=[Markup(script) for script in scripts],
+            policy=_policy([*scripts, _EARLY], css),
+            early=Markup(_EARLY),
+            vendored=_vendored(),
+        )
     )
 
 
@@ -127,6 +154,12 @@ _EARLY = 'document.documentElement.classList.add("js");'
 
 def _asset(name: str) -> str:
     return (files("cmbench") / "assets" / "report" / name).read_text(encoding="utf-8")
+
+
+def _vendored() -> list[dict[str, str]]:
+    """What was written by others: name, version, licence and its text."""
+    entries = json.loads(_asset("vendor/index.json")).values()
+    return [{**entry, "text": _asset(f"vendor/{entry['licence_file']}")} for entry in entries]
 
 
 @cache

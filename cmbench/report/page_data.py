@@ -178,6 +178,7 @@ def experiment_data(manifest: Manifest, out: Path) -> Data:
         "x": manifest.x,
         "metrics": ordered,
         "arms": curves,
+        "setup": flat_settings(manifest.setup),
         "notes": notes,
     }
 

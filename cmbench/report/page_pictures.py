@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PREVIEW_BYTES = 2_600_000
-FIGURE_BYTES = 2_400_000
-"""Characters that previews and figures may take; the page stays under 6 MB."""
-
 Encode = Callable[["NDArray[np.uint8]"], str]
 
 
@@ -36,10 +32,15 @@ class Previews:
     remark: str = ""
 
 
-def previews(records: Sequence[Record], folder: Path, budget: int = PREVIEW_BYTES) -> Previews:
+def previews(records: Sequence[Record], folder: Path, budget: int) -> Previews:
     """The stored previews of these records: as many samples, and of as many seeds, as the budget holds.
 
     First fewer samples a record, then JPEG instead of PNG, then only the lowest seed, then none.
+
+    Args:
+        records: of any data sets.
+        folder: the folder of the previews.
+        budget: characters that their data URIs may take together.
 
     Raises:
         WorkError: a preview is damaged.
@@ -114,10 +115,11 @@ class Picture:
     uri: str
 
 
-def figures(folder: Path, budget: int = FIGURE_BYTES) -> tuple[list[Picture], list[str]]:
+def figures(folder: Path, budget: int) -> tuple[list[Picture], list[str]]:
     """The figures under a folder, PNG or SVG, whichever is smaller, by name; and the names of those left out.
 
-    A figure that exceeds what is left of the budget is left out, and smaller ones behind it still have their chance.
+    A figure that exceeds what is left of the budget, in characters, is left out; smaller ones behind it still have
+    their chance.
     """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*")):

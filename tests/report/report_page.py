@@ -95,7 +95,19 @@ def experiments(out: Path, made: Sequence[Record], name: str = "CD") -> None:
                 records.write(out / "experiments", one)
                 points.append(Point(step, 1, seed, path.relative_to(out).as_posix()))
         arms.append(Arm(metric, f"{name}, {metric}", "cd", {"cd.metric": metric}, tuple(points)))
-    write(out, Manifest("fig3a", "Metric functions", "Figure 3 (a)", "digits", "step", "fid", tuple(arms)))
+    write(
+        out,
+        Manifest(
+            "fig3a",
+            "Metric functions",
+            "Figure 3 (a)",
+            "digits",
+            "step",
+            "fid",
+            tuple(arms),
+            {"preset": "quick"},
+        ),
+    )
     final = [
         Point(None, one.nfe, one.seed, record_path(out, one).relative_to(out).as_posix())
         for one in made

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from report_factory import record
 from report_page import HOSTILE, experiments, folder, hostile, measured
 
 from cmbench import records
 from cmbench.experiments.manifest import read_all
+from cmbench.records import Metric
 from cmbench.report.page import write_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -76,11 +78,10 @@ def press(driver, selector, *keys):
         driver.switch_to.active_element.send_keys(key)
 
 
-def drawn(driver, chart="cost"):
-    """What a chart shows: for each series its name and its points."""
-    script = "return arguments[0].chart.data.datasets.filter((s) => !s.front).map((s) => s.data.map((p) => [p.name, p.x, p.y]))"
-    at = "cmbench.cost" if chart == "cost" else f"cmbench.experiments[{chart}]"
-    return driver.execute_script(script.replace("arguments[0]", at))
+def drawn(driver, chart="cmbench.cost"):
+    """What a chart shows: for each series its points, as name, x and y."""
+    sets = f"{chart}.chart.data.datasets.filter((one) => !one.front)"
+    return driver.execute_script(f"return {sets}.map((one) => one.data.map((p) => [p.name, p.x, p.y]))")
 
 
 def test_it_opens_without_an_error_a_request_or_an_overflow(opened):
@@ -112,7 +113,8 @@ def test_tab_reaches_every_control_once_and_in_order(opened):
 
     controls = opened.execute_script(
         "const all = 'a[href], button, input, select, summary, [tabindex=\"0\"]';"
-        "return [...document.querySelectorAll(all)].filter((e) => !e.disabled && e.checkVisibility({visibilityProperty: true}))"
+        "const there = (e) => !e.disabled && e.checkVisibility({visibilityProperty: true});"
+        "return [...document.querySelectorAll(all)].filter(there)"
     )
     assert len(controls) > 50
     opened.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
@@ -169,6 +171,9 @@ def test_another_data_set_brings_its_own_metrics_and_published_figures(opened):
     Select(opened.find_element("css selector", "#cost-controls select")).select_by_value("cifar10")
     names = {point[0] for series in drawn(opened) for point in series}
     assert "EDM" in names and "CD (published)" in names and "CD" not in names
+    opened.execute_script("document.querySelector('.legend-groups legend input').click()")
+    names = {point[0] for series in drawn(opened) for point in series}
+    assert "EDM" not in names and "BigGAN (published)" not in names and "CD (published)" in names
 
 
 def test_arrow_keys_walk_along_the_points_and_enter_opens_the_row(opened):
@@ -197,10 +202,10 @@ def test_the_data_of_the_chart_stand_in_a_table(opened):
 def test_curves_of_experiments_are_drawn_and_can_be_left_out(opened):
     from selenium.webdriver.common.keys import Keys
 
-    assert [len(series) for series in drawn(opened, "0")] == [3, 3]
-    assert [point[1] for point in drawn(opened, "0")[0]] == [100, 200, 300]
+    assert [len(series) for series in drawn(opened, "cmbench.experiments[0]")] == [3, 3]
+    assert [point[1] for point in drawn(opened, "cmbench.experiments[0]")[0]] == [100, 200, 300]
     press(opened, "#experiment-0 fieldset input", Keys.SPACE)
-    assert len(drawn(opened, "0")) == 1
+    assert len(drawn(opened, "cmbench.experiments[0]")) == 1
 
 
 def test_the_slider_changes_the_samples_and_keeps_their_places(opened):
@@ -235,7 +240,7 @@ def test_a_row_opens_and_closes_by_keyboard(opened):
         "const b = arguments[0].querySelector('.sheet').getBoundingClientRect(); return [b.left, b.right]",
         more,
     )
-    assert 0 <= box[0] and box[1] <= opened.execute_script("return innerWidth")
+    assert box[0] >= 0 and box[1] <= opened.execute_script("return innerWidth")
     press(opened, "button.open", Keys.SPACE)
     assert not more.is_displayed()
 
@@ -245,6 +250,31 @@ def test_the_search_leaves_the_rows_that_it_finds(opened):
     rows = opened.find_elements("css selector", "#rows-1 .row")
     assert [row.text.split()[0] for row in rows if row.is_displayed()] == ["DDIM", "DDIM"]
     assert opened.find_elements("css selector", ".found")[1].text == "2 rows"
+
+
+def test_an_empty_chart_is_no_error(opened):
+    opened.execute_script(
+        "for (const box of document.querySelectorAll('.legend-groups legend input')) box.click()"
+    )
+    assert drawn(opened) == []
+    assert not [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.mark.parametrize("what", ["no figure", "no record"])
+def test_a_page_of_little_is_no_error(opened, tmp_path, what):
+    made = [record("cd", metrics={"fid": Metric.missing("no weights")})] if what == "no figure" else []
+    experiments(tmp_path, [])
+    manifests = [] if made else read_all(tmp_path)
+    path = tmp_path / "little.html"
+    path.write_text(write_page(made, manifests, tmp_path, "Little"), encoding="utf-8")
+    opened.get(path.as_uri())
+    assert opened.find_element("css selector", "h1").text == "Little"
+    assert not [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
+    if made:
+        assert "not computed: no weights" in opened.find_element("css selector", ".footnotes").text
+        assert "1 of 1 rows have no figure" in opened.find_element("css selector", "#cost .dropped").text
+    else:
+        assert len(drawn(opened, "cmbench.experiments[0]")) == 2
 
 
 def test_the_page_is_dark_where_the_reader_wants_it(opened):

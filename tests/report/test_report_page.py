@@ -173,6 +173,7 @@ def test_published_figures_are_points_of_the_inception_fid_alone(out):
 def test_curves_of_an_experiment_are_means_at_each_step(out):
     steps, evaluations = Parsed(page_of(out)).content["experiments"]
     assert [arm["label"] for arm in steps["arms"]] == ["CD, l1", "CD, l2"]
+    assert steps["arms"][0]["settings"] == ["cd.metric=l1"] and steps["setup"] == ["preset=quick"]
     points = [(point["x"], point["metrics"]["fid|FD-digits"]["mean"]) for point in steps["arms"][0]["points"]]
     assert points == [(step, pytest.approx(5 + 100 / step + 0.05)) for step in (100, 200, 300)]
     assert [point["x"] for point in evaluations["arms"][0]["points"]] == [1, 2]
@@ -207,7 +208,7 @@ def _tiles(uri):
 
 def test_previews_keep_their_pixels_where_there_is_room(out):
     made = [one for one in records.read(out) if one.dataset == "digits"]
-    shown = previews(made, out / "previews")
+    shown = previews(made, out / "previews", 1_000_000)
     assert shown.samples == 64 and not shown.remark and set(shown.pictures) == {one.key for one in made}
     kind, tiles = _tiles(shown.pictures[made[0].key])
     stored = np.asarray(Image.open(preview_path(out / "previews", made[0])))
@@ -226,12 +227,28 @@ def test_previews_shrink_to_their_budget_and_say_so(tmp_path, budget):
     assert bool(shown.pictures) == (budget > 100)
 
 
+def test_pictures_that_are_too_many_leave_the_page_under_six_megabytes(tmp_path):
+    made = [record("cd", 1, seed) for seed in range(12)]
+    for one in made:
+        records.write(tmp_path, one)
+        noise = np.random.default_rng(one.seed).integers(0, 256, (64, 64, 64, 3), np.uint8)
+        write_preview(preview_path(tmp_path / "previews", one), noise)
+    (tmp_path / "figures").mkdir()
+    for name in ("one", "two", "three"):
+        Image.effect_noise((1500, 1500), 99).save(tmp_path / "figures" / f"{name}.png")
+    page = page_of(tmp_path)
+    assert 4_000_000 < len(page.encode()) < 6_000_000
+    assert (
+        "To keep the page small: the first" in page and "Left out to keep the page small: three, two" in page
+    )
+
+
 def test_figures_are_the_smaller_of_png_and_svg_within_the_budget(tmp_path):
     (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     Image.effect_noise((64, 64), 90).save(tmp_path / "a.png")
     Image.effect_noise((90, 90), 90).save(tmp_path / "b.png")
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    shown, left = figures(tmp_path)
+    shown, left = figures(tmp_path, 1_000_000)
     assert [(one.name, one.uri[:14]) for one in shown] == [
         ("a", "data:image/svg"),
         ("b", "data:image/png"),

@@ -74,15 +74,17 @@
     root.querySelector(".legend-groups").replaceChildren(...fieldsets);
   }
 
+  function groupBox(group) {
+    return [...root.querySelectorAll(".legend-groups legend input")].find((box) => box.dataset.group === group);
+  }
+
   // A group's box follows its methods.
   function tick(group) {
     const own = [...lines.values()].filter((line) => line.group === group);
     const on = own.filter((line) => line.field.checked).length;
-    for (const box of root.querySelectorAll(".legend-groups legend input")) {
-      if (box.dataset.group !== group) continue;
-      box.checked = on === own.length;
-      box.indeterminate = on > 0 && on < own.length;
-    }
+    const box = groupBox(group);
+    box.checked = on === own.length;
+    box.indeterminate = on > 0 && on < own.length;
   }
 
   // Rows that no other row is at least as cheap and as good as: ascending in cost.
@@ -137,7 +139,8 @@
       const printed = new Map();
       for (const row of data.published) {
         const point = pointOf(row, title);
-        if (!point || (names.has(row.line) && !names.get(row.line).field.checked)) continue;
+        const box = names.has(row.line) ? names.get(row.line).field : groupBox(row.group);
+        if (!point || (box && !box.checked && !box.indeterminate)) continue;
         if (!printed.has(row.line)) printed.set(row.line, []);
         printed.get(row.line).push({ ...point, name: `${row.line} (published)` });
       }

@@ -25,8 +25,9 @@
     section.querySelector(".controls").append(metric.label, logX.label, logY.label, legend);
 
     const told = arms.filter((arm) => arm.note || arm.settings.length);
-    if (told.length) {
+    if (told.length || one.setup.length) {
       const items = told.map((arm) => element("li", {}, element("strong", {}, arm.label), ` ${[arm.method, ...arm.settings, arm.note].filter(Boolean).join("; ")}`));
+      if (one.setup.length) items.unshift(element("li", {}, `all: ${one.setup.join("; ")}`));
       section.append(element("details", {}, element("summary", {}, "What the curves are"), element("ul", { className: "notes" }, ...items)));
     }
 
