@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_examine, cli_metrics, cli_tune, console
+from cmbench import cli_examine, cli_metrics, cli_report, cli_tune, console
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -352,6 +352,7 @@ def doctor(
 cli_metrics.register(app)
 cli_examine.register(app)
 cli_tune.register(app)
+cli_report.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -80,7 +80,7 @@ class Row:
     """A method at one NFE. ``mark`` is the paper's mark on it, a key of :data:`MARKS` or empty.
 
     ``cells`` follow the table's columns; ``method`` carries the row's footnotes. The fields after ``cells``
-    are empty for published rows.
+    are empty for published rows. ``keys`` names the records behind a measured one, by ascending seed.
     """
 
     dataset: str
@@ -95,6 +95,7 @@ class Row:
     samples: int | None = None
     protocol: str = ""
     fingerprint: str = ""
+    keys: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:

@@ -157,6 +157,7 @@ def _measured_row(item: Measured, columns: Sequence[Column], notes: Sequence[str
         samples=record.samples,
         protocol=record.protocol,
         fingerprint=record.protocol_fingerprint,
+        keys=tuple(one.key for one in item.records),
     )
 
 
