@@ -14,7 +14,7 @@ from cmbench.errors import UsageError, WorkError
 from cmbench.experiments import manifest
 from cmbench.experiments.manifest import Manifest
 from cmbench.experiments.recipe import Arm, Experiment
-from cmbench.sharing import Busy
+from cmbench.sharing import Busy, claim
 
 POLL = 1.0  # seconds between looks at what other processes have left
 
@@ -163,6 +163,13 @@ class Run:
     def write(self, units: Sequence[Unit]) -> Manifest:
         """Store the manifest of all that is there: by this process, by others, and of seeds that were run before."""
         trial = self.experiment
+        with claim(self.out / "locks" / f"{trial.name}-{trial.dataset}.lock", wait=True):
+            made = self._collect(units)
+            manifest.write(self.out, made)
+        return made
+
+    def _collect(self, units: Sequence[Unit]) -> Manifest:
+        trial = self.experiment
         setup = self._setup()
         before = manifest.read(self.out, trial.name, trial.dataset)
         kept = {arm.name: arm for arm in before.arms} if before and before.setup == setup else {}
@@ -185,11 +192,9 @@ class Run:
             arms.append(
                 manifest.Arm(arm.name, arm.label, arm.method, arm.settings, tuple(points), arm.note, failures)
             )
-        made = Manifest(
+        return Manifest(
             trial.name, trial.title, trial.paper, trial.dataset, trial.x, trial.metric, tuple(arms), setup
         )
-        manifest.write(self.out, made)
-        return made
 
     def _setup(self) -> dict[str, Any]:
         """What all points have in common; points of another setup do not stand in one manifest."""
