@@ -154,7 +154,9 @@ def parse(data: Mapping[str, Any], where: str) -> File:
     known = [arm.name for arm in file.arms]
     if not known or len(set(known)) != len(known):
         raise UsageError(f"{where}: an experiment has arms, and their names differ from one another")
-    changes = {f"{where}.datasets.{name}": change for name, change in file.datasets.items()}
+    changes: dict[str, Change] = {
+        f"{where}.datasets.{name}": change for name, change in file.datasets.items()
+    }
     for name, table in file.datasets.items():
         changes |= {f"{where}.datasets.{name}.presets.{p}": change for p, change in table.presets.items()}
     for place, change in changes.items():
