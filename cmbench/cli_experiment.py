@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmbench import console
-from cmbench.errors import WorkError
+from cmbench.errors import UsageError, WorkError
 from cmbench.options import (
     BatchSize,
     Checkpoints,
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def experiment(
     name: Annotated[
         str | None,
-        typer.Argument(help="fig3a, fig4, ..., or a TOML file of your own; none lists what there is."),
+        typer.Argument(help="fig3a, fig4, table1, ..., or a TOML file of your own; none lists what there is."),
     ] = None,
     dataset: Dataset = "digits",
     seed: Annotated[
@@ -65,6 +65,8 @@ def experiment(
     if name is None:
         _list(as_json)
         return
+    if name == "editing":
+        raise UsageError(f"editing has a command of its own: cmbench edit measure --dataset {dataset}")
     chosen = recipe.on(
         *recipe.load(name), dataset, preset
     )  # before torch is imported: a typo is answered at once

@@ -53,7 +53,8 @@ class TrainJob:
     """All that a training needs.
 
     ``teacher`` is the parent's network, frozen, where the method names a parent; ``pairs`` are the synthetic pairs
-    that the method asks for; ``milestones``, steps after which the evaluated network is wanted too.
+    that the method asks for; ``milestones``, steps after which the evaluated network is wanted too;
+    ``download``, whether weights that the training needs may be fetched.
     """
 
     recipe: Any
@@ -69,6 +70,7 @@ class TrainJob:
     teacher: "nn.Module | None" = None
     pairs: "PairSet | None" = None
     milestones: "Milestones | None" = None
+    download: bool = True
 
     def new_network(self) -> "nn.Module":
         """A freshly initialised network of the recipe, the same for the same seed."""

@@ -90,6 +90,7 @@ def open_workshop(options: Options, under: Mapping[str, Any] | None = None) -> W
         device=choose_device(options.device),
         given=tuple(checkpoints.load(path) for path in options.checkpoint),
         begin=options.begin,
+        download=options.download,
     )
     for name in sorted(settings.keys() & set(known)):
         # a typo shows even where the method is not among those asked for

@@ -81,6 +81,7 @@ class Workshop:
         given: checkpoints named by the user; each serves wherever its method and variant are needed.
         device: where trainings run.
         begin: see :data:`Begin`.
+        download: whether a training may fetch what it needs (the backbone of LPIPS).
     """
 
     images: "ImageData"
@@ -91,6 +92,7 @@ class Workshop:
     device: "Device"
     given: tuple[Checkpoint, ...] = ()
     begin: Begin = field(default=lambda _title: lambda _progress: None)
+    download: bool = True
 
     def recipe(self, method: Method) -> Any:
         """The method's recipe with the user's settings."""
@@ -383,6 +385,7 @@ class Workshop:
             teacher=teacher.network(self.device) if teacher else None,
             pairs=synthetic,
             milestones=Milestones(frozenset(milestones), keep),
+            download=self.download,
         )
         assert need.method.train is not None  # _need made no Need of a method that does not train
         trained = need.method.train(job)

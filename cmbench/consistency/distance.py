@@ -92,13 +92,15 @@ PLAIN: dict[str, Distance] = {"l1": l1, "l2": squared_l2, "pseudo-huber": pseudo
 NAMES = (*PLAIN, "lpips", "features")
 
 
-def distance(name: str, device: torch.device, dataset: str = "") -> Distance:
+def distance(name: str, device: torch.device, dataset: str = "", download: bool = True) -> Distance:
     """The distance of this name: l1, l2 (squared), pseudo-huber, lpips or features (of a data set's classifier).
 
-    Raises UsageError for another.
+    ``download``: whether the backbone of LPIPS may be fetched.
+
+    Raises UsageError for another name.
     """
     if name == "lpips":
-        return lpips_distance(device)
+        return lpips_distance(device, download)
     if name == "features":
         return features_distance(dataset, device)
     if name not in PLAIN:

@@ -116,7 +116,7 @@ def train_cd(job: TrainJob) -> "nn.Module":
     target = copy.deepcopy(student).requires_grad_(False).to(job.device) if recipe.target_ema else None
     objective = ConsistencyObjective(
         job.noise,
-        distance(recipe.metric, job.device, job.images.name),
+        distance(recipe.metric, job.device, job.images.name, job.download),
         points=lambda _: recipe.points,
         target_ema=lambda _: recipe.target_ema,
         target=target,
@@ -148,7 +148,7 @@ def train_ct(job: TrainJob) -> "nn.Module":
         decay = adaptive_decay(recipe.mu0, recipe.s0, counted) if recipe.mu0 else decay
     objective = ConsistencyObjective(
         job.noise,
-        distance(recipe.metric, job.device, job.images.name),
+        distance(recipe.metric, job.device, job.images.name, job.download),
         points,
         decay,
         target,

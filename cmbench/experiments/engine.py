@@ -104,6 +104,7 @@ class Run:
         An arm that fails does not keep the others from being made; the manifest says why it failed.
         """
         units = self.units()
+        self.sweep.workshop.check_given([plan.need for unit in units for plan in unit.plans])
         self.write(units)
         waiting: list[tuple[Unit, tuple[Plan, ...]]] = [(unit, unit.plans) for unit in units]
         while waiting:

@@ -83,7 +83,11 @@ class OnDataset(Change):
 
 @dataclass(frozen=True)
 class File:
-    """A whole experiment file."""
+    """A whole experiment file.
+
+    Without ``nfe``, networks along a training are sampled with one evaluation, and finished ones as is usual for their
+    methods.
+    """
 
     title: str
     x: Axis
@@ -92,7 +96,7 @@ class File:
     metric: str = "fid"
     milestones: tuple[int, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    nfe: tuple[int, ...] = (1,)
+    nfe: tuple[int, ...] = ()
     samples: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     datasets: Mapping[str, OnDataset] = field(default_factory=dict)
@@ -191,7 +195,7 @@ def on(name: str, file: File, dataset: str, preset: str | None = None) -> Experi
         raise UsageError(
             f"{name} has no milestones for {dataset} (it knows: {known}); a file of your own may name them"
         )
-    return made if made.x == "step" else replace(made, milestones=())
+    return replace(made, nfe=made.nfe or (1,)) if made.x == "step" else replace(made, milestones=())
 
 
 def _changed(made: Experiment, change: Change) -> Experiment:

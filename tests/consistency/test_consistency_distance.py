@@ -52,7 +52,7 @@ def test_distance_is_a_symmetric_distance_for_each_sample_with_finite_gradients(
 def test_unknown_distance_is_named_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'lpips'"):
         distance("lpisp", CPU)
-    assert set(NAMES) == {"l1", "l2", "lpips", "pseudo-huber"}
+    assert set(NAMES) == {"l1", "l2", "lpips", "pseudo-huber", "features"}
 
 
 def test_lpips_without_its_backbone_is_one_clear_error(tmp_path, monkeypatch):
