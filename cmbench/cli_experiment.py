@@ -37,7 +37,9 @@ def register(app: typer.Typer) -> None:
 def experiment(
     name: Annotated[
         str | None,
-        typer.Argument(help="fig3a, fig4, table1, ..., or a TOML file of your own; none lists what there is."),
+        typer.Argument(
+            help="fig3a, fig4, table1, ..., or a TOML file of your own; none lists what there is."
+        ),
     ] = None,
     dataset: Dataset = "digits",
     seed: Annotated[

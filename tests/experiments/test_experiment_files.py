@@ -1,5 +1,8 @@
 """Experiment files: what ships makes sense on every data set that it names, and what a user writes wrong is named."""
 
+import dataclasses
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from cmbench.errors import UsageError
 from cmbench.experiments import engine, recipe
 from cmbench.recipes import Common
 
+PAGE = Path(__file__).parents[2] / "docs" / "experiments.md"
 ARM = {"name": "a", "label": "A", "method": "cd"}
 PLAIN = {"title": "T", "x": "step", "arms": [ARM]}
 
@@ -112,7 +116,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
 
 
 def test_a_data_set_without_milestones_is_none_of_the_experiments():
-    with pytest.raises(UsageError, match="no milestones for imagenet64.*digits"):
+    with pytest.raises(UsageError, match=r"no milestones for imagenet64.*digits"):
         recipe.on(*recipe.load("fig3a"), "imagenet64")
 
 
@@ -174,8 +178,23 @@ def test_the_perceptual_arm_is_lpips_where_its_weights_are_and_says_what_it_is_e
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert resolved("mnist") == ("features", "CD, LPIPS formula, mnist-cnn features")
-    assert resolved("imagenet64") == ("lpips", "CD, LPIPS")  # no classifier of ours: fails with a reason if offline
+    assert resolved("imagenet64") == (
+        "lpips",
+        "CD, LPIPS",
+    )  # no classifier of ours: fails with a reason if offline
     weights = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
     weights.parent.mkdir(parents=True)
     weights.touch()
     assert resolved("mnist") == ("lpips", "CD, LPIPS")
+
+
+def test_the_example_of_the_page_is_one_and_shows_every_key():
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    file = recipe.parse(tomllib.loads(example), "example")
+    made = recipe.on("example", file, "digits")
+    assert made.milestones == (50, 1000) and made.arms[1].settings == {"weighting": "karras", "metric": "l1"}
+    for cls in (recipe.File, recipe.Arm, recipe.ArmChange, recipe.OnDataset):
+        for item in dataclasses.fields(cls):
+            assert item.name in example, item.name
+    for arm in made.arms:
+        load(methods.get("cd"), made, arm.settings)

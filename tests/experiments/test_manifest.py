@@ -30,7 +30,13 @@ def test_what_is_written_is_read_again(tmp_path: Path):
     assert manifest.read(tmp_path, "fig3a", "digits") == MADE
     assert manifest.read(tmp_path, "fig3a", "mnist") is None
     assert "ℓ1" in where.read_text()
-    assert json.loads(where.read_text())["arms"][1].keys() == {"name", "label", "method", "settings", "points"}
+    assert json.loads(where.read_text())["arms"][1].keys() == {
+        "name",
+        "label",
+        "method",
+        "settings",
+        "points",
+    }
 
 
 def test_all_are_read_in_order_without_the_results_of_editing(tmp_path: Path):
@@ -58,5 +64,5 @@ def test_all_are_read_in_order_without_the_results_of_editing(tmp_path: Path):
 def test_a_damaged_manifest_is_named(tmp_path: Path, damage):
     where = manifest.write(tmp_path, MADE)
     where.write_text(damage(MADE.to_json()))
-    with pytest.raises(WorkError, match="fig3a-digits.json is not a readable manifest"):
+    with pytest.raises(WorkError, match=r"fig3a-digits\.json is not a readable manifest"):
         manifest.read(tmp_path, "fig3a", "digits")
