@@ -64,6 +64,7 @@ def test_a_typo_and_editing_are_answered_in_one_line(cmbench: Commands):
     assert result.error.endswith("cmbench edit measure --dataset mnist") and result.status == 2
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_is_run_and_shown_and_a_failing_arm_ends_with_status_one(
     cmbench: Commands, tmp_path: Path
 ):

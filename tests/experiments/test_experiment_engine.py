@@ -10,7 +10,7 @@ from tiny_experiment import CONSTANT, MILESTONES, arm, experiment, prepare, reco
 from tiny_runs import files, run, shop, sweep
 
 from cmbench import checkpoints, methods, records
-from cmbench.errors import UsageError, WorkError
+from cmbench.errors import UsageError
 from cmbench.experiments import engine, manifest, recipe
 
 CD = methods.get("cd")
