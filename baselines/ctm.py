@@ -168,7 +168,7 @@ def train(job: TrainJob) -> nn.Module:
     objective = TrajectoryObjective(
         recipe,
         job.noise,
-        distance(recipe.metric, job.device),
+        distance(recipe.metric, job.device, job.images.name, job.download),
         Denoiser(job.teacher, job.noise.sigma_data),
         STEPS[recipe.solver],
         copy.deepcopy(student).requires_grad_(False).to(job.device),

@@ -107,7 +107,9 @@ def train(job: TrainJob) -> nn.Module:
         raise WorkError("dfno needs a teacher and a network with a time axis")
     student.inner.load_state_dict(job.teacher.state_dict())
     levels = recipe.pairs.levels(job.noise)
-    objective = TrajectoryObjective(job.noise, levels, distance(recipe.metric, job.device))
+    objective = TrajectoryObjective(
+        job.noise, levels, distance(recipe.metric, job.device, job.images.name, job.download)
+    )
     return job.fit_pairs(student, objective, recipe.fit)
 
 

@@ -69,7 +69,9 @@ class RegressionObjective:
 def train(job: TrainJob) -> nn.Module:
     """Regress the teacher's images on their noise; the student starts from the teacher's weights."""
     recipe: KDRecipe = job.recipe
-    objective = RegressionObjective(job.noise, distance(recipe.metric, job.device))
+    objective = RegressionObjective(
+        job.noise, distance(recipe.metric, job.device, job.images.name, job.download)
+    )
     return job.fit_pairs(job.student(), objective, recipe.fit)
 
 

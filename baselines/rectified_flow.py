@@ -169,7 +169,9 @@ def reflow(job: TrainJob) -> nn.Module:
 def distill(job: TrainJob) -> nn.Module:
     """Train the student of one step on pairs, from the weights of its flow."""
     recipe: FlowDistillRecipe = job.recipe
-    objective = FlowDistillObjective(job.noise, distance(recipe.metric, job.device))
+    objective = FlowDistillObjective(
+        job.noise, distance(recipe.metric, job.device, job.images.name, job.download)
+    )
     return job.fit_pairs(job.student(), objective, recipe.fit)
 
 

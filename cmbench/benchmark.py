@@ -29,7 +29,11 @@ PREVIEW = 64  # samples kept as a picture beside each record
 
 @dataclass(frozen=True)
 class Plan:
-    """One record that is wanted."""
+    """One record that is wanted.
+
+    ``step`` is that of a network along the training, where it is not the one at the end; ``steps`` are all that are
+    wanted of that training.
+    """
 
     method: Method
     nfe: int
@@ -38,6 +42,8 @@ class Plan:
     identity: Mapping[str, Any]
     recipe: Any
     notes: tuple[str, ...] = ()
+    step: int | None = None
+    steps: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -47,7 +53,8 @@ class Plan:
     @property
     def title(self) -> str:
         """For progress bars and messages."""
-        return f"{self.method.label}, NFE {self.nfe}, seed {self.seed}"
+        step = "" if self.step is None else f", step {self.step}"
+        return f"{self.method.label}{step}, NFE {self.nfe}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -99,24 +106,28 @@ class Sweep:
         Without ``nfes``, each method is measured at its usual ones.
         """
         for method in chosen:
-            recipe = self.workshop.recipe(method)
             for nfe in nfes or method.nfes:
                 if reason := self.workshop.refusal(method, nfe):
                     yield f"{method.name} at NFE {nfe} is left out: {reason}"
                     continue
                 for seed in seeds:
-                    yield self._plan(method, recipe, nfe, seed)
+                    plan = self.plan(method, nfe, seed)
+                    yield self._at_tuned_levels(plan) if self.tuned else plan
 
     @property
     def out(self) -> Path:
         """Where records and shards go."""
         return self.folder or self.workshop.out
 
-    def _plan(self, method: Method, recipe: Any, nfe: int, seed: int) -> Plan | str:
+    def plan(
+        self, method: Method, nfe: int, seed: int, step: int | None = None, steps: tuple[int, ...] = ()
+    ) -> Plan:
+        """The record of the network at the end of its training, or of that after ``step`` of its steps."""
         from cmbench.recipes import differences
 
         shop, protocol = self.workshop, self.engine.protocol
-        need = shop.need(method, nfe, seed)
+        recipe, need = shop.recipe(method), shop.need(method, nfe, seed)
+        lineage = shop.lineage(need)
         identity = {
             "kind": "record",
             "method": method.name,
@@ -128,7 +139,7 @@ class Sweep:
             "samples": self.samples,
             "shard": shop.common.shard,
             "dataset": shop.images.fingerprint,
-            "training": records.fingerprint(shop.lineage(need)),
+            "training": records.fingerprint(lineage if step is None else [{"step": step}, *lineage]),
             "checkpoint": shop.identity(need),
             "protocol": {**protocol.to_json(), "metric_titles": protocol.metric_titles},
         }
@@ -140,19 +151,20 @@ class Sweep:
             identity["streams"] = list(self.streams)
         if self.engine.half is not None:
             identity["half"] = self.engine.half
-        if not self.tuned or method.renoising is None or nfe == 1:
-            return Plan(method, nfe, seed, need, identity, recipe)
-        return self._at_tuned_levels(Plan(method, nfe, seed, need, identity, recipe))
+        if step is not None:
+            identity["step"] = step
+        return Plan(method, nfe, seed, need, identity, recipe, step=step, steps=steps)
 
     def _at_tuned_levels(self, plan: Plan) -> Plan | str:
         """The plan with the levels that a search has found for its checkpoint, which its identity then names."""
         method, nfe, shop = plan.method, plan.nfe, self.workshop
+        if method.renoising is None or nfe == 1:
+            return plan
         checkpoint = shop.find(plan.need)
         found = tuned.read(checkpoint).get(nfe) if checkpoint else None
         if checkpoint is None or found is None:
             command = f"cmbench tune --method {method.name} --nfe {nfe} --seed {plan.seed}"
             return f"{method.name} at NFE {nfe}, seed {plan.seed} is left out: no levels were tuned for it ({command})"
-        assert method.renoising is not None  # or nothing is tuned
         setting, own = next(iter(method.renoising.settings(found.taus, checkpoint.header.noise).items()))
         values = {key: tuple(value) for key, value in own.items()}
         recipe = replace(plan.recipe, **{setting: {**getattr(plan.recipe, setting), **values}})
@@ -161,6 +173,20 @@ class Sweep:
         shown = ", ".join(f"{tau:.4g}" for tau in found.taus)
         note = f"re-noising levels {shown}, tuned by {found.by['metric']} on held-out samples"
         return replace(plan, recipe=recipe, identity=identity, notes=(note,))
+
+    def home(self, plan: Plan) -> Path:
+        """The folder under which its record and what belongs to it are kept.
+
+        Records of networks along a training lie apart, so that tables of the results never show them.
+        """
+        return self.out if plan.step is None else self.out / "experiments"
+
+    def record_path(self, plan: Plan) -> Path:
+        """Where its record is, or will be."""
+        images, step = self.workshop.images, plan.step
+        return records.path_of(
+            self.home(plan), images.name, plan.method.name, plan.nfe, plan.seed, plan.key, step
+        )
 
     def run_all(self, plans: Sequence[Plan], *, force: bool = False) -> Iterator[Outcome | Failure]:
         """The outcome of every plan; one that fails does not keep the others from being made.
@@ -197,11 +223,10 @@ class Sweep:
         Raises:
             WorkError: it could not be made; Busy, one of its kind: another process is at it.
         """
-        out = self.out
-        before = records.find(out, plan.key)
+        before = records.find(self.home(plan), plan.key)
         if not force and before and self._complete(before):
             return Outcome(before, computed=False)
-        with claim(out / "locks" / f"record-{plan.key}.lock", wait=False) as mine:
+        with claim(self.out / "locks" / f"record-{plan.key}.lock", wait=False) as mine:
             if not mine and not wait:
                 raise Busy(f"another process is measuring {plan.title}")
             # where it is another's as well, shard by shard together with that process
@@ -209,16 +234,19 @@ class Sweep:
 
     def _make(self, plan: Plan, before: Record | None, force: bool, wait: bool) -> Outcome:
         out = self.out
-        renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
-        checkpoint = self.workshop.ensure(plan.need, force=renew, wait=wait)
-        self._renewed.add(plan.need.key)
+        if plan.step is None:
+            renew = force and plan.need.method is plan.method and plan.need.key not in self._renewed
+            checkpoint = self.workshop.ensure(plan.need, force=renew, wait=wait)
+            self._renewed.add(plan.need.key)
+        else:
+            checkpoint = self.workshop.ensure_milestone(plan.need, plan.step, plan.steps, wait=wait)
         shards = out / "shards" / f"{plan.key}-{records.fingerprint(sorted(self.engine.missing))}"
         if force:
             shutil.rmtree(shards, ignore_errors=True)
 
         def elsewhere() -> Record | None:
             """The record, where another process has made it meanwhile."""
-            found = records.find(out, plan.key)
+            found = records.find(self.home(plan), plan.key)
             return None if found == before else found
 
         record, computed = self._measure(plan, checkpoint, shards, elsewhere)
@@ -278,9 +306,9 @@ class Sweep:
             merged = engine.merge(map(engine.load, paths))
             measured, evaluations = engine.measure(merged, reference), merged.evaluations / merged.count
             record = self._record(plan, checkpoint, measured, evaluations, sampled, seconds)
-            comparing.write(self.out, plan.key, measured.influences)
+            comparing.write(self.home(plan), plan.key, measured.influences)
             self._preview(plan, source)
-            records.write(self.out, record)
+            records.write(self.home(plan), record)
             shutil.rmtree(shards, ignore_errors=True)
             return record, True
 
@@ -295,7 +323,7 @@ class Sweep:
     ) -> Record:
         """The record; ``sampled`` samples were made here, in ``seconds``."""
         shop, engine, device = self.workshop, self.engine, self.workshop.device
-        cost: dict[str, Any] = training_cost(shop, plan.need)
+        cost: dict[str, Any] = training_cost(shop, plan.need, checkpoint)
         if sampled:
             rate = sampled / seconds
             cost |= {"sampling_seconds": round(seconds, 3), "images_per_second": round(rate, 2)}
@@ -319,7 +347,7 @@ class Sweep:
             checkpoint=checkpoint.sha256,
             cost=cost,
             environment={**environment.describe(device), "missing": sorted(self._missing())},
-            notes=(*checkpoint.header.notes, *method.notes(plan.recipe), *plan.notes),
+            notes=tuple(dict.fromkeys((*checkpoint.header.notes, *method.notes(plan.recipe), *plan.notes))),
         )
 
     def _preview(self, plan: Plan, source: Source) -> None:
@@ -327,7 +355,7 @@ class Sweep:
 
         count = min(PREVIEW, self.samples)
         images = self.engine.quantize(source.images(range(count))).cpu().numpy()
-        write_preview(self.out / "previews" / f"{plan.key}.png", images.transpose(0, 2, 3, 1))
+        write_preview(self.home(plan) / "previews" / f"{plan.key}.png", images.transpose(0, 2, 3, 1))
 
 
 def timed(
@@ -344,27 +372,27 @@ def timed(
         yield *batch, time.perf_counter() - started
 
 
-def training_cost(shop: Workshop, need: Need) -> dict[str, Any]:
-    """What led to a checkpoint, its parents and their synthetic pairs included.
+def training_cost(shop: Workshop, need: Need, made: "Checkpoint | None" = None) -> dict[str, Any]:
+    """What led to a checkpoint (``made``, where it is not the one at the end), its parents and their pairs included.
 
     ``training_seconds`` is None where a parent is not there. Only what has pairs behind it has ``pair_seconds`` (a part
     of ``training_seconds``) and ``pair_evaluations``; a set counts once, and in full, in every method that uses it.
     """
     trained: dict[str, float | None] = {}
-    made: dict[str, Mapping[str, Any]] = {}
+    sets: dict[str, Mapping[str, Any]] = {}
     open_needs = [need]
     while open_needs:
         one = open_needs.pop()
-        checkpoint = shop.find(one)
+        checkpoint = made if made and one is need else shop.find(one)
         trained[one.key] = checkpoint.header.seconds if checkpoint else None
         if checkpoint and checkpoint.header.pairs:
-            made[checkpoint.header.pairs["key"]] = checkpoint.header.pairs
+            sets[checkpoint.header.pairs["key"]] = checkpoint.header.pairs
         open_needs += one.above
-    pair_seconds = sum(pairs["seconds"] for pairs in made.values())
+    pair_seconds = sum(pairs["seconds"] for pairs in sets.values())
     known = [seconds for seconds in trained.values() if seconds is not None]
     whole = len(known) == len(trained)
     cost: dict[str, Any] = {"training_seconds": round(sum(known) + pair_seconds, 1) if whole else None}
-    if made:
-        evaluations = sum(pairs["evaluations"] for pairs in made.values())
+    if sets:
+        evaluations = sum(pairs["evaluations"] for pairs in sets.values())
         cost |= {"pair_seconds": round(pair_seconds, 1), "pair_evaluations": evaluations}
     return cost

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_examine, cli_metrics, cli_report, cli_tune, console
+from cmbench import cli_examine, cli_experiment, cli_metrics, cli_report, cli_tune, console
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -309,14 +309,16 @@ def _records(out: Path) -> list[Any]:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets, protocols or recipes.")] = "methods",
+    what: Annotated[
+        str, typer.Argument(help="methods, datasets, protocols, recipes or experiments.")
+    ] = "methods",
     name: Annotated[str | None, typer.Argument(help="A method, to see all about it.")] = None,
     format: Annotated[
         str, typer.Option("--format", "-f", help="rich, json, or for all methods md (docs/methods.md).")
     ] = "rich",
     as_json: Json = False,
 ) -> None:
-    """What there is: methods, data sets, protocols, recipes."""
+    """What there is: methods, data sets, protocols, recipes, experiments."""
     from cmbench import listing
 
     if as_json or format == "json":
@@ -353,6 +355,7 @@ cli_metrics.register(app)
 cli_examine.register(app)
 cli_tune.register(app)
 cli_report.register(app)
+cli_experiment.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -57,11 +57,29 @@ def _recipes() -> list[dict[str, Any]]:
     return rows
 
 
+def _experiments() -> list[dict[str, Any]]:
+    from cmbench.experiments import recipe
+
+    found = [recipe.load(name) for name in recipe.names()]
+    return [
+        {
+            "name": name,
+            "title": file.title,
+            "paper": file.paper,
+            "arms": len(file.arms),
+            "x": file.x,
+            "data sets": ", ".join(file.datasets),
+        }
+        for name, file in found
+    ]
+
+
 LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "methods": _methods,
     "datasets": _datasets,
     "protocols": _protocols,
     "recipes": _recipes,
+    "experiments": _experiments,
 }
 
 

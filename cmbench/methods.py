@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cmbench.sampling.generate import Sampler
     from cmbench.training.batches import TrainingImages
     from cmbench.training.fit import Fit
-    from cmbench.training.loop import Objective, Report
+    from cmbench.training.loop import Milestones, Objective, Report
 
 SAMPLERS = "Diffusion + Samplers"
 DISTILLATION = "Diffusion + Distillation"
@@ -54,7 +54,8 @@ class TrainJob:
     """All that a training needs.
 
     ``teacher`` is the parent's network, frozen, where the method names a parent; ``pairs`` are the synthetic pairs
-    that the method asks for.
+    that the method asks for; ``milestones``, steps after which the evaluated network is wanted too;
+    ``download``, whether weights that the training needs may be fetched.
     """
 
     recipe: Any
@@ -69,6 +70,8 @@ class TrainJob:
     variant: str = ""
     teacher: "nn.Module | None" = None
     pairs: "PairSet | None" = None
+    milestones: "Milestones | None" = None
+    download: bool = True
 
     def new_network(self) -> "nn.Module":
         """A freshly initialised network of the recipe, the same for the same seed."""
@@ -124,6 +127,7 @@ class TrainJob:
             device=self.device,
             state_path=self.state,
             report=self.report,
+            milestones=self.milestones,
         )
 
 

@@ -103,8 +103,20 @@ def fingerprint(content: Any) -> str:
 
 
 def record_path(out: Path, record: Record) -> Path:
-    """``OUT/runs/<dataset>-<method>-nfe<NFE>-seed<seed>-<key>.json``: readable, and unique by its key."""
-    name = f"{record.dataset}-{record.method}-nfe{record.nfe}-seed{record.seed}-{record.key}.json"
+    """Where a record is kept; see :func:`path_of`."""
+    step = record.identity.get("step")
+    return path_of(out, record.dataset, record.method, record.nfe, record.seed, record.key, step)
+
+
+def path_of(
+    out: Path, dataset: str, method: str, nfe: int, seed: int, key: str, step: int | None = None
+) -> Path:
+    """``OUT/runs/<dataset>-<method>-nfe<NFE>-seed<seed>-<key>.json``: readable, and unique by its key.
+
+    A network along a training has its step before the key.
+    """
+    along = "" if step is None else f"-step{step}"
+    name = f"{dataset}-{method}-nfe{nfe}-seed{seed}{along}-{key}.json"
     return out / "runs" / name.replace("/", "_")
 
 

@@ -1,6 +1,6 @@
 """From the options of a command to the parts that do the work."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,12 +71,15 @@ def choose_protocol(name: str, precision: str | None) -> "Protocol":
     return protocol.with_arithmetic(precision) if precision else protocol
 
 
-def open_workshop(options: Options) -> Workshop:
-    """The data set and its recipes, ready to train or to find checkpoints."""
+def open_workshop(options: Options, under: Mapping[str, Any] | None = None) -> Workshop:
+    """The data set and its recipes, ready to train or to find checkpoints.
+
+    ``under`` are settings, nested, on which those of the options are laid.
+    """
     from cmbench.data import open_dataset
 
     images = open_dataset(options.dataset, options.data, options.download)
-    settings = recipes.overrides(options.settings)
+    settings = recipes.merge(under or {}, recipes.overrides(options.settings))
     known = registry.names("method")
     shared = {key: value for key, value in settings.items() if key not in known}
     common = recipes.load(Common, "cmbench", images.name, "common", options.preset, shared)
@@ -89,6 +92,7 @@ def open_workshop(options: Options) -> Workshop:
         device=choose_device(options.device),
         given=tuple(checkpoints.load(path) for path in options.checkpoint),
         begin=options.begin,
+        download=options.download,
     )
     for name in sorted(settings.keys() & set(known)):
         # a typo shows even where the method is not among those asked for

@@ -1,9 +1,9 @@
 """From a method's name to its checkpoint: find it, or train it and its parents."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from cmbench.sharing import Busy, claim
 
 if TYPE_CHECKING:
     from torch import device as Device
+    from torch import nn
 
     from cmbench.data import ImageData
     from cmbench.training.loop import Progress
@@ -80,6 +81,7 @@ class Workshop:
         given: checkpoints named by the user; each serves wherever its method and variant are needed.
         device: where trainings run.
         begin: see :data:`Begin`.
+        download: whether a training may fetch what it needs (the backbone of LPIPS).
     """
 
     images: "ImageData"
@@ -90,6 +92,7 @@ class Workshop:
     device: "Device"
     given: tuple[Checkpoint, ...] = ()
     begin: Begin = field(default=lambda _title: lambda _progress: None)
+    download: bool = True
 
     def recipe(self, method: Method) -> Any:
         """The method's recipe with the user's settings."""
@@ -284,6 +287,53 @@ class Workshop:
             made_meanwhile = None if force else self.find(need)
             return made_meanwhile or self._train(need, force, wait)
 
+    def milestone_identity(self, need: Need, step: int) -> dict[str, Any]:
+        """What names the network of this training after ``step`` steps."""
+        return {**need.identity, "step": step}
+
+    def milestone_path(self, need: Need, step: int) -> Path:
+        """Where the network of this training after ``step`` steps is kept, apart from what a training ends with."""
+        key = fingerprint(self.milestone_identity(need, step))
+        name = self.path(need).stem.removesuffix(need.key)
+        return self.out / "experiments" / "checkpoints" / f"{name}step{step}-{key}.safetensors"
+
+    def find_milestone(self, need: Need, step: int) -> Checkpoint | None:
+        """The network of this training after ``step`` steps, if it has been kept."""
+        path = self.milestone_path(need, step)
+        return checkpoints.load(path) if path.exists() else None
+
+    def ensure_milestone(
+        self, need: Need, step: int, steps: Collection[int], *, wait: bool = True
+    ) -> Checkpoint:
+        """The evaluated network after ``step`` steps of a training, which runs now where it has not been kept.
+
+        Args:
+            need: the training.
+            step: one of ``steps``.
+            steps: all that are wanted of this training, so that it runs once.
+            wait: for another process that is at it, as in :meth:`ensure`.
+
+        Raises:
+            UsageError: the network is the user's file, or the training ends before ``step``.
+            WorkError: as in :meth:`ensure`; milestones before a divergence are kept.
+        """
+        if given := self._given(need):
+            raise UsageError(f"{given.path}: of a training that was done elsewhere there are no milestones")
+        if found := self.find_milestone(need, step):
+            return found
+        with self._claim(self.path(need).stem, wait):
+            missing = {wanted for wanted in steps if not self.milestone_path(need, wanted).exists()}
+            if step in missing:
+                from cmbench.training import state as states
+
+                state = self.path(need).with_suffix(".state")
+                if min(missing) <= states.step(state):  # an interrupted training that did not ask for them
+                    state.unlink()
+                self._train(need, force=False, wait=wait, milestones=missing)
+        if found := self.find_milestone(need, step):
+            return found
+        raise UsageError(f"{need.method.name}: the training ends before step {step}")
+
     @contextmanager
     def _claim(self, name: str, wait: bool) -> Iterator[None]:
         with claim(self.out / "locks" / f"{name}.lock", wait=wait) as mine:
@@ -291,8 +341,9 @@ class Workshop:
                 raise Busy(f"another process is making {name}")
             yield
 
-    def _train(self, need: Need, force: bool, wait: bool) -> Checkpoint:
+    def _train(self, need: Need, force: bool, wait: bool, milestones: Collection[int] = ()) -> Checkpoint:
         from cmbench.training import state as states
+        from cmbench.training.loop import Milestones
 
         teacher = self.ensure(need.parent, wait=wait) if need.parent else None
         sigma_data = self.common.noise.sigma_data
@@ -314,11 +365,32 @@ class Workshop:
         network |= need.method.network(need.recipe)
         if dropout := getattr(need.recipe, "dropout", 0.0):
             network["dropout"] = dropout
+        header = Header(
+            method=need.method.name,
+            variant=need.variant,
+            dataset=self.images.name,
+            shape=self.images.shape,
+            classes=self.images.classes if network.get("class_conditional") else 0,
+            network=network,
+            noise=self.common.noise,
+            recipe=recipes.differences(need.recipe),
+            key=need.key,
+            seed=need.seed,
+            seconds=0.0,
+            notes=need.method.notes(need.recipe),
+            pairs=cost_of(need.pairs, synthetic) if need.pairs and synthetic else None,
+        )
+
+        def keep(evaluated: "nn.Module", step: int, seconds: float) -> None:
+            key = fingerprint(self.milestone_identity(need, step))
+            head = replace(header, key=key, seconds=round(seconds, 1))
+            checkpoints.save(self.milestone_path(need, step), evaluated, head)
+
         job = TrainJob(
             recipe=need.recipe,
             images=self.images,
             network=network,
-            classes=self.images.classes if network.get("class_conditional") else 0,
+            classes=header.classes,
             noise=self.common.noise,
             seed=need.seed,
             device=self.device,
@@ -327,24 +399,12 @@ class Workshop:
             variant=need.variant,
             teacher=teacher.network(self.device) if teacher else None,
             pairs=synthetic,
+            milestones=Milestones(frozenset(milestones), keep),
+            download=self.download,
         )
         assert need.method.train is not None  # _need made no Need of a method that does not train
         trained = need.method.train(job)
-        header = Header(
-            method=need.method.name,
-            variant=need.variant,
-            dataset=self.images.name,
-            shape=self.images.shape,
-            classes=job.classes,
-            network=network,
-            noise=self.common.noise,
-            recipe=recipes.differences(need.recipe),
-            key=need.key,
-            seed=need.seed,
-            seconds=round(time.perf_counter() - started, 1),
-            notes=need.method.notes(need.recipe),
-            pairs=cost_of(need.pairs, synthetic) if need.pairs and synthetic else None,
-        )
+        header = replace(header, seconds=round(time.perf_counter() - started, 1))
         saved = checkpoints.save(path, trained, header)
         state.unlink(missing_ok=True)
         return saved

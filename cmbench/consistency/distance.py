@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cmbench.errors import WorkError, unknown
+from cmbench.errors import UsageError, WorkError, unknown
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 VGG16 = "vgg16-397923af.pth"
@@ -75,14 +75,34 @@ def lpips_distance(device: torch.device, download: bool = True) -> Distance:
     return distance
 
 
+def features_distance(dataset: str, device: torch.device) -> Distance:
+    """The formula of LPIPS on the features of our own classifier of a data set, with all weights one.
+
+    Raises UsageError where there is no classifier for the data set.
+    """
+    from cmbench.metrics.perceptual import OWN, classifier_distance
+
+    if dataset not in OWN:
+        raise UsageError(f"metric 'features' needs a classifier of ours, and there is none for {dataset}")
+    between = classifier_distance(OWN[dataset], device)
+    return lambda x, y: between((x + 1) * 127.5, (y + 1) * 127.5)
+
+
 PLAIN: dict[str, Distance] = {"l1": l1, "l2": squared_l2, "pseudo-huber": pseudo_huber}
-NAMES = (*PLAIN, "lpips")
+NAMES = (*PLAIN, "lpips", "features")
 
 
-def distance(name: str, device: torch.device) -> Distance:
-    """The distance of this name: l1, l2 (squared), pseudo-huber or lpips. Raises UsageError for another."""
+def distance(name: str, device: torch.device, dataset: str = "", download: bool = True) -> Distance:
+    """The distance of this name: l1, l2 (squared), pseudo-huber, lpips or features (of a data set's classifier).
+
+    ``download``: whether the backbone of LPIPS may be fetched.
+
+    Raises UsageError for another name.
+    """
     if name == "lpips":
-        return lpips_distance(device)
+        return lpips_distance(device, download)
+    if name == "features":
+        return features_distance(dataset, device)
     if name not in PLAIN:
         raise unknown("metric", name, NAMES)
     return PLAIN[name]

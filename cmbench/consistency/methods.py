@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from cmbench.sampling.generate import Sampler
 
-DistanceName = Literal["l1", "l2", "lpips", "pseudo-huber"]
+DistanceName = Literal["l1", "l2", "lpips", "pseudo-huber", "features"]
+WeightingName = Literal["uniform", "karras", "karras-sqrt"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class CDRecipe:
         fit: optimisation.
         points: N, the grid points of the Karras grid.
         solver: the teacher's ODE step.
-        metric: distance d of the loss (l2 is squared).
-        weighting: lambda of the loss: the paper's ``uniform``, or ``karras``, which keeps low levels accurate.
+        metric: distance d of the loss (l2 is squared; ``features`` is the formula of LPIPS on our own classifier of
+            the data set).
+        weighting: lambda of the loss: the paper's ``uniform``, or ``karras``, which keeps low levels accurate, and its
+            root ``karras-sqrt``, which does so for distances that are not squared.
         target_ema: mu of the target network; 0 is the stop-gradient of the current parameters.
         taus: re-noising levels by NFE ("2" -> one level); another NFE takes evenly spaced points of the
             training grid.
@@ -38,7 +41,7 @@ class CDRecipe:
     points: int = 18
     solver: Literal["euler", "heun"] = "heun"
     metric: DistanceName = "l2"
-    weighting: Literal["uniform", "karras"] = "uniform"
+    weighting: WeightingName = "uniform"
     target_ema: float = 0.0
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
@@ -60,8 +63,8 @@ class CTRecipe:
         s0, s1: ends of the discretisation schedule.
         mu0: target decay at the start.
         decay: ``paper``: exp(s0 ln(mu0) / N(k)); ``released``: the code divides by N(k) - 1 instead.
-        metric: distance d of the loss (l2 is squared).
-        weighting: lambda of the loss, ``uniform`` or ``karras``.
+        metric: distance d of the loss, as for CD.
+        weighting: lambda of the loss, as for CD.
         taus: re-noising levels by NFE ("2" -> one level); another NFE takes evenly spaced points of the grid.
         seed: training seed; None takes the run's.
     """
@@ -73,7 +76,7 @@ class CTRecipe:
     mu0: float = 0.9
     decay: Literal["paper", "released"] = "paper"
     metric: DistanceName = "l2"
-    weighting: Literal["uniform", "karras"] = "uniform"
+    weighting: WeightingName = "uniform"
     taus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seed: int | None = None
 
@@ -113,7 +116,7 @@ def train_cd(job: TrainJob) -> "nn.Module":
     target = copy.deepcopy(student).requires_grad_(False).to(job.device) if recipe.target_ema else None
     objective = ConsistencyObjective(
         job.noise,
-        distance(recipe.metric, job.device),
+        distance(recipe.metric, job.device, job.images.name, job.download),
         points=lambda _: recipe.points,
         target_ema=lambda _: recipe.target_ema,
         target=target,
@@ -145,7 +148,7 @@ def train_ct(job: TrainJob) -> "nn.Module":
         decay = adaptive_decay(recipe.mu0, recipe.s0, counted) if recipe.mu0 else decay
     objective = ConsistencyObjective(
         job.noise,
-        distance(recipe.metric, job.device),
+        distance(recipe.metric, job.device, job.images.name, job.download),
         points,
         decay,
         target,
@@ -157,6 +160,11 @@ def train_ct(job: TrainJob) -> "nn.Module":
 def _notes(recipe: CDRecipe | CTRecipe) -> tuple[str, ...]:
     if recipe.metric == "lpips":
         return ("trained with LPIPS, whose ImageNet features favour it in Inception FID",)
+    if recipe.metric == "features":
+        return (
+            "trained with the formula of LPIPS on our classifier of the data set, whose features favour it where the "
+            "same classifier judges",
+        )
     return ()
 
 

@@ -32,7 +32,16 @@ def karras_weight(sigma: Tensor, sigma_data: float) -> Tensor:
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
-WEIGHTINGS: dict[str, Weighting] = {"uniform": uniform_weight, "karras": karras_weight}
+def karras_root_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """The root of EDM's weight: what it does for a squared distance, this does for one of degree one, such as l1."""
+    return karras_weight(sigma, sigma_data).sqrt()
+
+
+WEIGHTINGS: dict[str, Weighting] = {
+    "uniform": uniform_weight,
+    "karras": karras_weight,
+    "karras-sqrt": karras_root_weight,
+}
 
 
 class ConsistencyObjective:

@@ -78,12 +78,18 @@ def _lpips(device: torch.device, download: bool) -> Perceptual:
 
 
 def _classifier(name: str, device: torch.device) -> Perceptual:
+    return Perceptual("features", name, classifier_distance(name, device))
+
+
+def classifier_distance(name: str, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """The formula of LPIPS on the stages of one of our classifiers, of images [B, C, H, W] in [0, 255]: [B].
+
+    Images may be floats, and then have gradients.
+    """
     from cmbench.metrics import classifiers
 
     network = classifiers.load(classifiers.ASSETS / f"{name}.safetensors").to(device)
-    return Perceptual(
-        "features", name, lambda x, y: layers_distance(_stages(network, x), _stages(network, y))
-    )
+    return lambda x, y: layers_distance(_stages(network, x), _stages(network, y))
 
 
 def _stages(network: Classifier, images: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -76,6 +76,19 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Milestones:
+    """Where along a training its evaluated network is kept.
+
+    Attributes:
+        steps: optimiser steps after which it is kept.
+        keep: called with the network (which the loop goes on to change), the step, and the seconds of training so far.
+    """
+
+    steps: frozenset[int] = frozenset()
+    keep: Callable[[nn.Module, int, float], None] = lambda _network, _step, _seconds: None
+
+
 def step_seed(seed: int, step: int) -> int:
     """The seed of all random draws of a step: a resumed run draws what an uninterrupted one would have."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -108,12 +121,14 @@ def train(
     device: torch.device,
     state_path: Path,
     report: Report = lambda _: None,
+    milestones: Milestones | None = None,
 ) -> nn.Module:
     """Minimise ``objective`` and return the evaluated (EMA) network.
 
     All randomness of step k is a function of (seed, k), so a run that was killed goes on from ``state_path`` exactly
     as if it had not been. The state is written every ``fit.checkpoint_every`` steps, after the losses since the
-    last one were found finite and sane; the file is left to the caller to delete.
+    last one were found finite and sane; the file is left to the caller to delete. A resumed run meets only the
+    milestones behind its state, and keeps again those between the state and the kill.
 
     Raises:
         WorkError: the loss became NaN, infinite, or exploded; names the step and the last good state.
@@ -136,6 +151,7 @@ def train(
         start, best = _restore(
             states.load(state_path, device), network, average, optimizer, scaler, objective
         )
+    kept = milestones or Milestones()
     losses: list[Tensor] = []
     for step in range(start, fit.steps):
         torch.manual_seed(step_seed(seed, step))  # dropout draws from the global generator
@@ -158,13 +174,20 @@ def train(
         done = step + 1
         if done % 20 == 0 or done == fit.steps:
             report(Progress(done, fit.steps, float(losses[-1])))
+        if done in kept.steps:
+            _check(_mean(losses), best, step, state_path)
+            kept.keep(average, done, time.perf_counter() - began)
         if done % fit.checkpoint_every == 0 or done == fit.steps:
-            mean = float(torch.stack(losses).double().mean())
+            mean = _mean(losses)
             _check(mean, best, step, state_path)
             best, losses = min(best, mean), []
             saved = _snapshot(done, best, network, average, optimizer, scaler, objective)
             states.save(state_path, {**saved, "seconds": time.perf_counter() - began})
     return average.eval()
+
+
+def _mean(losses: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(losses)).double().mean())
 
 
 def _check(mean: float, best: float, step: int, state_path: Path) -> None:

@@ -63,10 +63,20 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 
 def seconds(path: Path) -> float:
     """Training time behind a state, over all runs that led to it; 0 where there is none."""
+    return float(_plain(path).get("seconds", 0.0))
+
+
+def step(path: Path) -> int:
+    """The optimiser steps behind a state; 0 where there is none."""
+    return int(_plain(path).get("step", 0))
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """What a state holds beside tensors; nothing where there is no file."""
     if not path.exists():
-        return 0.0
+        return {}
     with _opened(path, "cpu") as file:
-        return float(json.loads(file.metadata()["state"]).get("seconds", 0.0))
+        return dict(json.loads(file.metadata()["state"]))
 
 
 @contextmanager

@@ -235,7 +235,9 @@ def test_importing_the_package_leaves_torch_alone():
 def test_a_skip_passes_the_noise_that_a_narrow_stream_cannot():
     def fitted(skip: bool) -> float:
         torch.manual_seed(0)
-        network = build({"kind": "mlp", "width": 16, "blocks": 1, "embedding": 16, "skip": skip}, (1, 8, 8), 0)
+        network = build(
+            {"kind": "mlp", "width": 16, "blocks": 1, "embedding": 16, "skip": skip}, (1, 8, 8), 0
+        )
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
         for _ in range(150):
             noise, c_noise = torch.randn(64, 1, 8, 8), torch.rand(64)
