@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cmbench.diffusion.noise import NoiseRange
-
 if TYPE_CHECKING:
-    from cmbench.consistency.function import Consistency
+    from cmbench.consistency.function import ConsistencyModel
     from cmbench.sampling.generate import Sampler
 
 Taus = Mapping[str, tuple[float, ...]]
@@ -26,24 +24,15 @@ def refusal(taus: Taus, nfe: int, points: int | None = None) -> str | None:
     return None
 
 
-def consistency_sampler(
-    f: "Consistency",
-    taus: Taus,
-    nfe: int,
-    levels: NoiseRange,
-    *,
-    points: int | None = None,
-    end: float | None = None,
-) -> "Sampler":
+def consistency_sampler(model: "ConsistencyModel", taus: Taus, nfe: int) -> "Sampler":
     """Multistep sampling with ``nfe`` evaluations at the levels that ``taus`` names, or else at evenly spaced ones.
 
-    Raises UsageError where the named levels do not fall within the range. ``points`` as in :func:`refusal`,
-    ``end`` as in :func:`cmbench.consistency.function.multistep`.
+    Raises UsageError where the named levels do not fall within the range.
     """
     from cmbench.consistency.function import check_taus, default_taus, multistep
 
     chosen = taus.get(str(nfe))
     if chosen is None:
-        chosen = default_taus(nfe, points or nfe + 1, levels)
-    check_taus(chosen, levels)
-    return lambda noise, labels, rng: multistep(f, noise, labels, rng, chosen, levels, end)
+        chosen = default_taus(nfe, model.points or nfe + 1, model.levels)
+    check_taus(chosen, model.levels)
+    return lambda noise, labels, rng: multistep(model, noise, labels, rng, chosen)
