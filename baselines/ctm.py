@@ -180,7 +180,9 @@ def consistency(model: Model, recipe: CTMRecipe) -> ConsistencyModel:
     """The jumps to sigma_min."""
     jump, low = Trajectory(model.network, model.noise.sigma_data), model.noise.sigma_min
     return ConsistencyModel(
-        lambda x, sigma, labels: jump(x, sigma, torch.full_like(sigma, low), labels), model.noise, recipe.points
+        lambda x, sigma, labels: jump(x, sigma, torch.full_like(sigma, low), labels),
+        model.noise,
+        recipe.points,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_examine, cli_metrics, console
+from cmbench import cli_edit, cli_examine, cli_metrics, console
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -346,6 +346,8 @@ def doctor(
 
 cli_metrics.register(app)
 cli_examine.register(app)
+cli_edit.register(app)
+cli_edit.register_figure(figure_app)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,14 +25,14 @@ def editing_levels(model: ConsistencyModel, nfe: int, high: float | None = None)
     levels = model.levels
     top = levels.sigma_max if high is None else high
     if not levels.sigma_min < top <= levels.sigma_max:
-        raise UsageError(f"sigma {top}: the network knows noise levels from {levels.sigma_min} to {levels.sigma_max}")
+        raise UsageError(
+            f"sigma {top}: the network knows noise levels from {levels.sigma_min} to {levels.sigma_max}"
+        )
     if model.points is not None:
         below = [s for s in karras_sigmas(levels, model.points).tolist() if levels.sigma_min < s < top]
         if nfe <= len(below) + 1:
             known = [top, *below]
             return tuple(known[k * len(known) // nfe] for k in range(nfe))
-    from dataclasses import replace
-
     return tuple(karras_sigmas(replace(levels, sigma_max=top), nfe + 1).tolist()[:-1])
 
 
@@ -83,7 +84,7 @@ def denoise(
 ) -> Tensor:
     """``f(noisy, sigma)``, and for each further level re-noising and another evaluation (Algorithm 1 from there on).
 
-    ``noisy`` is a clean image in [-1, 1] plus noise of standard deviation ``sigmas[0]``; float64 [B, C, H, W] in [-1, 1].
+    ``noisy`` is a clean image in [-1, 1] plus noise of standard deviation ``sigmas[0]``. Returns float64 [B, C, H, W].
     """
     x = _evaluate(model, noisy.double(), sigmas[0], labels)
     for sigma in sigmas[1:]:

@@ -1,4 +1,4 @@
-"""Editing with a diffusion model, the baseline of zero-shot editing: the given part is put back at every noise level."""
+"""Editing with a diffusion model, the baseline: the given part is put back at every noise level."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cmbench.diffusion.evaluation import bound
+from cmbench.diffusion.evaluation import Clean, bound
 from cmbench.diffusion.operators import Operator
 from cmbench.diffusion.preconditioning import Denoise
 
@@ -20,6 +20,15 @@ def _noise(rng: "NoiseSource", like: Tensor) -> Tensor:
 
 def _first(given: Operator, known: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
     return given.impose(known, torch.zeros_like(y)) if start is None else start.double()
+
+
+def _step(clean: Clean, x: Tensor, sigma: float, following: float, *, heun: bool) -> Tensor:
+    """One step of the probability-flow ODE between two positive levels, in either direction."""
+    slope = (x - clean(x, sigma)) / sigma
+    ahead = x + (following - sigma) * slope
+    if not heun:
+        return ahead
+    return x + (following - sigma) * (slope + (ahead - clean(ahead, following)) / following) / 2
 
 
 @torch.no_grad()
@@ -41,8 +50,8 @@ def replacement(
 
     Args:
         denoise: the denoiser.
-        given, y, rng, labels, start: as in :func:`cmbench.consistency.editing.edit`. Where nothing is given and ``start``
-            is a stroke painting this is SDEdit (Meng et al., 2022) on the ODE.
+        given, y, rng, labels, start: as in :func:`cmbench.consistency.editing.edit`. Where nothing is given and
+            ``start`` is a stroke painting this is SDEdit (Meng et al., 2022) on the ODE.
         sigmas: falling noise levels, float64 [n].
         heun: Heun's steps.
 
@@ -54,12 +63,7 @@ def replacement(
     known = given.forward(y)
     x = _first(given, known, y, start) + levels[0] * _noise(rng, y)
     for sigma, following in pairwise(levels):
-        slope = (x - clean(x, sigma)) / sigma
-        ahead = x + (following - sigma) * slope
-        if heun:
-            x = x + (following - sigma) * (slope + (ahead - clean(ahead, following)) / following) / 2
-        else:
-            x = ahead
+        x = _step(clean, x, sigma, following, heun=heun)
         x = given.impose(given.forward(y + following * _noise(rng, y)), x)
     return given.finish(known, given.impose(known, clean(x, levels[-1]).clamp(-1, 1)))
 
@@ -78,7 +82,7 @@ def repaint(
 ) -> Tensor:
     """RePaint (Lugmayr et al., 2022, Algorithm 1) in EDM's variables: each ancestral step is taken ``passes`` times.
 
-    Between the passes the result is noised back to the step's first level, which lets the made part agree with the
+    One pass is the plain stochastic sampler with the given part put back. Between more passes the result is noised back to the step's first level, which lets the made part agree with the
     given one. n levels cost ``passes (n - 1) + 1`` evaluations. Arguments as in :func:`replacement`.
     """
     clean, levels = bound(denoise, labels), sigmas.tolist()
@@ -113,7 +117,6 @@ def encode(denoise: Denoise, x: Tensor, sigmas: Tensor, labels: Tensor | None = 
     clean, levels = bound(denoise, labels), sigmas.tolist()
     x = x.double()
     for sigma, following in pairwise(levels):
-        slope = (x - clean(x, sigma)) / sigma
-        ahead = x + (following - sigma) * slope
-        x = x + (following - sigma) * (slope + (ahead - clean(ahead, following)) / following) / 2
-    return x / levels[-1]
+        x = _step(clean, x, sigma, following, heun=True)
+    latents: Tensor = x / levels[-1]
+    return latents

@@ -1,7 +1,7 @@
 """What is given of an image: A and Omega of Song et al. (2023), Algorithm 4.
 
-A is an invertible linear map, orthogonal in all of them; Omega says which values of ``A x`` are missing. All is computed
-in the type of the images; use float64.
+A is an invertible linear map, orthogonal in all of them; Omega says which values of ``A x`` are missing. All is
+computed in the type of the images; use float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class Pixels:
 
     def impose(self, known: Tensor, x: Tensor) -> Tensor:
         """Copies the given pixels."""
-        return torch.where(self.missing, x, known)
+        return torch.where(self.missing.to(x.device), x, known)
 
     def finish(self, known: Tensor, x: Tensor) -> Tensor:
         """Clips the others."""
@@ -60,7 +60,7 @@ class Pixels:
 
     def error(self, known: Tensor, x: Tensor) -> Tensor:
         """Absolute differences of the given pixels."""
-        return (x - known).abs()[(~self.missing).expand_as(x)]
+        return (x - known).abs()[(~self.missing.to(x.device)).expand_as(x)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +95,23 @@ class Groups:
         The coefficient rises with the shift, so the shift is found by bisection, to the last bits.
         """
         first, groups = self.basis[0].to(x), self.split(x)
-        reach = ((1 + groups.abs().amax(-1)) / first.min()).unsqueeze(-1)  # moves every value across the range
+        reach = ((1 + groups.abs().amax(-1)) / first.min()).unsqueeze(
+            -1
+        )  # moves every value across the range
         low, high = -reach, reach
         for _ in range(60):
             middle = (low + high) / 2
             made = ((groups + middle * first).clamp(-1, 1) @ first).unsqueeze(-1)
-            low, high = torch.where(made < known[..., :1], middle, low), torch.where(made < known[..., :1], high, middle)
+            low, high = (
+                torch.where(made < known[..., :1], middle, low),
+                torch.where(made < known[..., :1], high, middle),
+            )
         return self.join((groups + (low + high) / 2 * first).clamp(-1, 1))
 
     def error(self, known: Tensor, x: Tensor) -> Tensor:
         """Absolute differences of the means that the first coefficients stand for."""
-        return (self.forward(x) - known)[..., 0].abs() / self.basis[0].sum().to(x)
+        error: Tensor = (self.forward(x) - known)[..., 0].abs() / self.basis[0].sum().to(x)
+        return error
 
 
 def orthogonal_basis(first: Sequence[float]) -> Tensor:
@@ -113,7 +119,8 @@ def orthogonal_basis(first: Sequence[float]) -> Tensor:
     start = torch.eye(len(first), dtype=torch.float64)
     start[:, 0] = torch.tensor(first, dtype=torch.float64)
     columns, _ = torch.linalg.qr(start)
-    return (columns * torch.sign(columns[0, 0])).T.contiguous()
+    rows: Tensor = (columns * torch.sign(columns[0, 0])).T.contiguous()
+    return rows
 
 
 def inpainting(missing: Tensor) -> Pixels:
@@ -135,11 +142,13 @@ def superresolution(factor: int) -> Groups:
     """The mean of each block of factor x factor pixels is given, in each channel. H and W are multiples of it."""
 
     def split(x: Tensor) -> Tensor:
-        blocks = x.unflatten(3, (-1, factor)).unflatten(2, (-1, factor))  # [B, C, h, p, w, p]
+        B, C, H, W = x.shape
+        blocks = x.reshape(B, C, H // factor, factor, W // factor, factor)
         return blocks.movedim(3, 4).flatten(4)
 
     def join(groups: Tensor) -> Tensor:
-        blocks = groups.unflatten(4, (factor, factor)).movedim(4, 3)
-        return blocks.flatten(4, 5).flatten(2, 3)
+        B, C, h, w, _ = groups.shape
+        blocks = groups.reshape(B, C, h, w, factor, factor).movedim(4, 3)
+        return blocks.reshape(B, C, h * factor, w * factor)
 
     return Groups(orthogonal_basis([1.0] * factor**2), split, join)
