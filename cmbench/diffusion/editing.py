@@ -82,8 +82,9 @@ def repaint(
 ) -> Tensor:
     """RePaint (Lugmayr et al., 2022, Algorithm 1) in EDM's variables: each ancestral step is taken ``passes`` times.
 
-    One pass is the plain stochastic sampler with the given part put back. Between more passes the result is noised back to the step's first level, which lets the made part agree with the
-    given one. n levels cost ``passes (n - 1) + 1`` evaluations. Arguments as in :func:`replacement`.
+    One pass is the plain stochastic sampler with the given part put back. Between more passes the result is noised back
+    to the step's first level, which lets the made part agree with the given one. n levels cost ``passes (n - 1) + 1``
+    evaluations. Arguments as in :func:`replacement`.
     """
     clean, levels = bound(denoise, labels), sigmas.tolist()
     y = y.double()

@@ -34,7 +34,7 @@ STROKE_COLOURS = 6
 
 def to_floats(pixels: Pixels) -> Tensor:
     """uint8 [B, C, H, W] to float64 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).double() / 127.5 - 1
+    return torch.tensor(pixels, dtype=torch.float64) / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> Pixels:
