@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cmbench.consistency.distance import Distance, distance
-from cmbench.consistency.function import default_taus
+from cmbench.consistency.function import ConsistencyModel, default_taus
 from cmbench.consistency.methods import DistanceName
 from cmbench.diffusion.grid import karras_sigmas
 from cmbench.diffusion.noise import NoiseRange
@@ -176,6 +176,16 @@ def train(job: TrainJob) -> nn.Module:
     return job.fit(student, objective, recipe.fit)
 
 
+def consistency(model: Model, recipe: CTMRecipe) -> ConsistencyModel:
+    """The jumps to sigma_min."""
+    jump, low = Trajectory(model.network, model.noise.sigma_data), model.noise.sigma_min
+    return ConsistencyModel(
+        lambda x, sigma, labels: jump(x, sigma, torch.full_like(sigma, low), labels),
+        model.noise,
+        recipe.points,
+    )
+
+
 def sampler(model: Model, recipe: CTMRecipe, nfe: int) -> "Sampler":
     """Gamma-sampling (Algorithm 3) over evenly spaced points of the training grid; float64, returns float32."""
     low, high = model.noise.sigma_min, model.noise.sigma_max
@@ -213,6 +223,7 @@ CTM = Method(
     summary="consistency trajectory model: a student that jumps between any two levels of the teacher's ODE",
     recipe=CTMRecipe,
     sampler=sampler,
+    consistency=consistency,
     train=train,
     parent=lambda _variant, _recipe: Parent("edm"),
     refuses=refuses,

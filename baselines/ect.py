@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from cmbench.consistency.distance import Distance, pseudo_huber_with
+from cmbench.consistency.function import ConsistencyModel
 from cmbench.consistency.isolated import PairObjective, tuning_pairs
 from cmbench.consistency.levels import Renoising, Taus, consistency_sampler, refusal
 from cmbench.diffusion.preconditioning import Denoiser
@@ -69,11 +70,14 @@ def train(job: TrainJob) -> nn.Module:
     return job.fit(job.student(), objective, recipe.fit)
 
 
+def consistency(model: Model, _recipe: ECTRecipe) -> ConsistencyModel:
+    """The formula of a denoiser, but a consistency function. It maps to level 0: re-noising adds ``tau z``."""
+    return ConsistencyModel(Denoiser(model.network, model.noise.sigma_data), model.noise, end=0.0)
+
+
 def sampler(model: Model, recipe: ECTRecipe, nfe: int) -> "Sampler":
-    """Multistep consistency sampling; re-noising adds ``tau z``, as the method's code does: f maps to level 0."""
-    # The formula of a denoiser, but a consistency function.
-    f = Denoiser(model.network, model.noise.sigma_data)
-    return consistency_sampler(f, recipe.taus, nfe, model.noise, end=0.0)
+    """Multistep consistency sampling."""
+    return consistency_sampler(consistency(model, recipe), recipe.taus, nfe)
 
 
 ECT = Method(
@@ -84,6 +88,7 @@ ECT = Method(
     summary="easy consistency tuning: a pretrained EDM network tuned on data into a consistency function",
     recipe=ECTRecipe,
     sampler=sampler,
+    consistency=consistency,
     train=train,
     parent=lambda _variant, _recipe: Parent("edm"),
     refuses=lambda nfe, recipe: refusal(recipe.taus, nfe),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from cmbench.consistency.distance import pseudo_huber
-from cmbench.consistency.function import ConsistencyFunction
+from cmbench.consistency.function import ConsistencyFunction, ConsistencyModel
 from cmbench.consistency.isolated import PairObjective, doubling_points, grid_pairs
 from cmbench.consistency.levels import Renoising, Taus, consistency_sampler, refusal
 from cmbench.errors import UsageError
@@ -64,10 +64,14 @@ def train(job: TrainJob) -> nn.Module:
     return job.fit(job.new_network(), objective, recipe.fit)
 
 
+def consistency(model: Model, recipe: ICTRecipe) -> ConsistencyModel:
+    """The consistency function, on the last training grid."""
+    return ConsistencyModel(ConsistencyFunction(model.network, model.noise), model.noise, recipe.s1 + 1)
+
+
 def sampler(model: Model, recipe: ICTRecipe, nfe: int) -> "Sampler":
     """Multistep consistency sampling."""
-    f = ConsistencyFunction(model.network, model.noise)
-    return consistency_sampler(f, recipe.taus, nfe, model.noise, points=recipe.s1 + 1)
+    return consistency_sampler(consistency(model, recipe), recipe.taus, nfe)
 
 
 ICT = Method(
@@ -78,6 +82,7 @@ ICT = Method(
     summary="improved consistency training: pseudo-Huber, log-normal levels, doubling grid, no target average",
     recipe=ICTRecipe,
     sampler=sampler,
+    consistency=consistency,
     train=train,
     refuses=lambda nfe, recipe: refusal(recipe.taus, nfe, recipe.s1 + 1),
     network=lambda recipe: recipe.network,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from cmbench.consistency.function import ConsistencyModel
 from cmbench.consistency.levels import Renoising, Taus, consistency_sampler, refusal
 from cmbench.consistency.trigflow import AdaptiveWeight, ContinuousObjective, sigma_of, time_of
 from cmbench.diffusion.preconditioning import Denoiser
@@ -77,15 +78,17 @@ def train_scd(job: TrainJob) -> nn.Module:
     return job.fit(job.student(), _objective(job, job.teacher), job.recipe.fit)
 
 
+def consistency(model: Model, _recipe: SCMRecipe) -> ConsistencyModel:
+    """The formula of a denoiser, but a consistency function."""
+    return ConsistencyModel(Denoiser(model.network, model.noise.sigma_data), model.noise, end=0.0)
+
+
 def sampler(model: Model, recipe: SCMRecipe, nfe: int) -> "Sampler":
     """Multistep consistency sampling from t = arctan(sigma_max / sd).
 
     Re-noising to t adds noise of ``sd tan(t)`` to the image: the paper's ``cos(t) x + sin(t) z`` in EDM's scale.
     """
-    f = Denoiser(
-        model.network, model.noise.sigma_data
-    )  # the formula of a denoiser, but a consistency function
-    return consistency_sampler(f, RENOISING.taus(recipe, model.noise), nfe, model.noise, end=0.0)
+    return consistency_sampler(consistency(model, recipe), RENOISING.taus(recipe, model.noise), nfe)
 
 
 DIFFERS = (
@@ -102,6 +105,7 @@ SCT = Method(
     summary="continuous-time consistency training from a pretrained network's weights",
     recipe=SCMRecipe,
     sampler=sampler,
+    consistency=consistency,
     train=train_sct,
     parent=lambda _variant, _recipe: Parent("edm"),
     refuses=lambda nfe, recipe: refusal(recipe.times, nfe),
@@ -120,6 +124,7 @@ SCD = Method(
     summary="continuous-time consistency distillation",
     recipe=SCMRecipe,
     sampler=sampler,
+    consistency=consistency,
     train=train_scd,
     parent=lambda _variant, _recipe: Parent("edm"),
     refuses=lambda nfe, recipe: refusal(recipe.times, nfe),

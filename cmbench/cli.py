@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_examine, cli_experiment, cli_metrics, cli_report, cli_tune, console
+from cmbench import cli_edit, cli_examine, cli_experiment, cli_metrics, cli_report, cli_tune, console
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -356,6 +356,8 @@ cli_examine.register(app)
 cli_tune.register(app)
 cli_report.register(app)
 cli_experiment.register(app)
+cli_edit.register(app)
+cli_edit.register_figure(figure_app)
 
 
 @app.callback(invoke_without_command=True)

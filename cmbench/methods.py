@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from cmbench.consistency.function import ConsistencyModel
     from cmbench.consistency.levels import Renoising
     from cmbench.data import ImageData
     from cmbench.diffusion.preconditioning import Denoise
@@ -174,6 +175,8 @@ class Method:
         network: ``recipe`` -> options that its own network has beyond the data set's, as ``{"conditions": 2}``.
         notes: ``recipe`` -> remarks that every record carries.
         deterministic: whether the image is a function of the noise alone.
+        consistency: ``(model, recipe) ->`` its consistency function, or None where it has none. Zero-shot editing takes
+            any method that has one.
         denoiser: whether its network, preconditioned as EDM's (cmbench.diffusion.preconditioning), is a denoiser,
             so that the probability-flow ODE can be followed to its end.
         renoising: where its recipe keeps the levels that multistep consistency sampling re-noises to; None for methods
@@ -198,6 +201,7 @@ class Method:
     network: Callable[[Any], Mapping[str, Any]] = field(default=lambda _recipe: {})
     notes: Callable[[Any], tuple[str, ...]] = field(default=lambda _recipe: ())
     deterministic: bool = True
+    consistency: "Callable[[Model, Any], ConsistencyModel] | None" = None
     denoiser: bool = False
     renoising: "Renoising | None" = None
     differs: str = ""

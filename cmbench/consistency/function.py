@@ -1,6 +1,7 @@
 """The consistency function and its multistep sampling (Song et al., 2023)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -39,6 +40,30 @@ Consistency = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``(x [B, C, H, W], sigma [B], labels [B] or None) -> clean image [B, C, H, W]``, as ConsistencyFunction."""
 
 
+@dataclass(frozen=True)
+class ConsistencyModel:
+    """A consistency function, and what sampling and editing must know of it.
+
+    Attributes:
+        f: the function.
+        levels: the noise range that it was trained on.
+        points: size of the Karras grid that it was trained on; None where it knows every level.
+        end: the level that it maps to, the noise that its images are taken to have left. sigma_min where None; 0 for
+            functions whose boundary is f(x, 0) = x.
+    """
+
+    f: Consistency
+    levels: NoiseRange
+    points: int | None = None
+    end: float | None = None
+
+    def renoising(self, tau: float) -> float:
+        """Standard deviation of the noise that takes an image made by ``f`` up to level ``tau``."""
+        left = self.levels.sigma_min if self.end is None else self.end
+        spread: float = (tau**2 - left**2) ** 0.5
+        return spread
+
+
 class NoiseSource(Protocol):
     """Anything that gives each sample its own fresh unit-normal noise."""
 
@@ -48,36 +73,31 @@ class NoiseSource(Protocol):
 
 
 def multistep(
-    f: Consistency,
+    model: ConsistencyModel,
     noise: Tensor,
     labels: Tensor | None,
     rng: NoiseSource,
     taus: Sequence[float],
-    levels: NoiseRange,
-    end: float | None = None,
 ) -> Tensor:
     """Multistep consistency sampling (Algorithm 1): one evaluation, then one more per element of ``taus``.
 
     Args:
-        f: the consistency function.
+        model: the consistency function.
         noise: unit normal, [B, C, H, W].
         labels: [B] or None.
         rng: noise for the re-noising, one stream per sample.
-        taus: noise levels, strictly falling, within (sigma_min, sigma_max).
-        levels: the noise range that ``f`` was trained on.
-        end: the level that ``f`` maps to, the noise that its images are taken to have left: re-noising to tau adds
-            ``sqrt(tau^2 - end^2) z``. sigma_min where None; 0 for functions whose boundary is f(x, 0) = x.
+        taus: noise levels, strictly falling, within (sigma_min, sigma_max). Re-noising to tau adds
+            ``sqrt(tau^2 - end^2) z``.
 
     Returns:
         float32 [B, C, H, W], clipped to [-1, 1] (as the released code clips before each re-noising).
     """
-    left = levels.sigma_min if end is None else end
+    high = model.levels.sigma_max
     ones = torch.ones(len(noise), device=noise.device)
-    x = f(noise * levels.sigma_max, levels.sigma_max * ones, labels).clamp(-1, 1)
+    x = model.f(noise * high, high * ones, labels).clamp(-1, 1)
     for tau in taus:
-        spread = (tau**2 - left**2) ** 0.5
-        x = x + spread * rng.normal(tuple(noise.shape[1:])).to(x.device)
-        x = f(x, tau * ones, labels).clamp(-1, 1)
+        x = x + model.renoising(tau) * rng.normal(tuple(noise.shape[1:])).to(x.device)
+        x = model.f(x, tau * ones, labels).clamp(-1, 1)
     return x
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cmbench.diffusion.noise import NoiseRange
 
 if TYPE_CHECKING:
-    from cmbench.consistency.function import Consistency
+    from cmbench.consistency.function import ConsistencyModel
     from cmbench.sampling.generate import Sampler
 
 Taus = Mapping[str, tuple[float, ...]]
@@ -67,22 +67,13 @@ def taus_for(taus: Taus, nfe: int, levels: NoiseRange, points: int | None = None
     return default_taus(nfe, points or nfe + 1, levels) if chosen is None else chosen
 
 
-def consistency_sampler(
-    f: "Consistency",
-    taus: Taus,
-    nfe: int,
-    levels: NoiseRange,
-    *,
-    points: int | None = None,
-    end: float | None = None,
-) -> "Sampler":
+def consistency_sampler(model: "ConsistencyModel", taus: Taus, nfe: int) -> "Sampler":
     """Multistep sampling with ``nfe`` evaluations at the levels that ``taus`` names, or else at evenly spaced ones.
 
-    Raises UsageError where the named levels do not fall within the range. ``points`` as in :func:`refusal`,
-    ``end`` as in :func:`cmbench.consistency.function.multistep`.
+    Raises UsageError where the named levels do not fall within the range.
     """
     from cmbench.consistency.function import check_taus, multistep
 
-    chosen = taus_for(taus, nfe, levels, points)
-    check_taus(chosen, levels)
-    return lambda noise, labels, rng: multistep(f, noise, labels, rng, chosen, levels, end)
+    chosen = taus_for(taus, nfe, model.levels, model.points)
+    check_taus(chosen, model.levels)
+    return lambda noise, labels, rng: multistep(model, noise, labels, rng, chosen)

@@ -13,6 +13,7 @@ from cmbench.training.fit import Fit
 if TYPE_CHECKING:
     from torch import nn
 
+    from cmbench.consistency.function import ConsistencyModel
     from cmbench.sampling.generate import Sampler
 
 DistanceName = Literal["l1", "l2", "lpips", "pseudo-huber", "features"]
@@ -95,12 +96,16 @@ def _refuses(nfe: int, recipe: CDRecipe | CTRecipe) -> str | None:
     return refusal(recipe.taus, nfe, _points(recipe))
 
 
+def consistency(model: Model, recipe: CDRecipe | CTRecipe) -> "ConsistencyModel":
+    """The consistency function, at home on the training grid."""
+    from cmbench.consistency.function import ConsistencyFunction, ConsistencyModel
+
+    return ConsistencyModel(ConsistencyFunction(model.network, model.noise), model.noise, _points(recipe))
+
+
 def sampler(model: Model, recipe: CDRecipe | CTRecipe, nfe: int) -> "Sampler":
     """Multistep consistency sampling (Algorithm 1) with ``nfe`` evaluations."""
-    from cmbench.consistency.function import ConsistencyFunction
-
-    f = ConsistencyFunction(model.network, model.noise)
-    return consistency_sampler(f, recipe.taus, nfe, model.noise, points=_points(recipe))
+    return consistency_sampler(consistency(model, recipe), recipe.taus, nfe)
 
 
 def train_cd(job: TrainJob) -> "nn.Module":
@@ -176,6 +181,7 @@ CD = Method(
     summary="consistency distillation: a student that maps any point of the teacher's ODE trajectory to its start",
     recipe=CDRecipe,
     sampler=sampler,
+    consistency=consistency,
     train=train_cd,
     parent=lambda _variant, _recipe: Parent("edm"),
     refuses=_refuses,
@@ -194,6 +200,7 @@ CT = Method(
     summary="consistency training: a consistency model learnt from data alone",
     recipe=CTRecipe,
     sampler=sampler,
+    consistency=consistency,
     train=train_ct,
     refuses=_refuses,
     notes=_notes,

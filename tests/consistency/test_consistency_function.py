@@ -6,7 +6,13 @@ import pytest
 import torch
 from gaussian import ExactConsistency, Gaussian, Scale
 
-from cmbench.consistency.function import ConsistencyFunction, check_taus, default_taus, multistep
+from cmbench.consistency.function import (
+    ConsistencyFunction,
+    ConsistencyModel,
+    check_taus,
+    default_taus,
+    multistep,
+)
 from cmbench.consistency.methods import CD, CT, CDRecipe, CTRecipe
 from cmbench.diffusion.grid import karras_sigmas
 from cmbench.diffusion.noise import NoiseRange
@@ -70,7 +76,7 @@ def test_the_exact_network_gives_the_exact_function():
 def test_multistep_makes_one_evaluation_more_than_it_has_taus(taus: tuple[float, ...]):
     f = Recorded(0.5)
     labels = torch.tensor([3, 4])
-    made = multistep(f, torch.randn(2, 1, 2, 2), labels, f, taus, NOISE)
+    made = multistep(ConsistencyModel(f, NOISE), torch.randn(2, 1, 2, 2), labels, f, taus)
     assert len(f.calls) == 1 + len(taus)
     assert len(f.drawn) == len(taus)
     assert [float(sigma[0]) for _, sigma, _ in f.calls] == pytest.approx([80.0, *taus])
@@ -81,18 +87,18 @@ def test_multistep_makes_one_evaluation_more_than_it_has_taus(taus: tuple[float,
 def test_multistep_clips_before_it_adds_noise_again_and_at_the_end():
     f = Recorded(7.0)
     noise = torch.randn(2, 1, 2, 2)
-    made = multistep(f, noise, None, f, (3.0,), NOISE)
+    made = multistep(ConsistencyModel(f, NOISE), noise, None, f, (3.0,))
     torch.testing.assert_close(f.calls[0][0], 80 * noise)
     torch.testing.assert_close(f.calls[1][0], 1 + math.sqrt(9 - 0.002**2) * f.drawn[0])
     assert torch.equal(made, torch.ones(2, 1, 2, 2))
     f = Recorded(-7.0)
-    assert torch.equal(multistep(f, noise, None, f, (), NOISE), -torch.ones(2, 1, 2, 2))
+    assert torch.equal(multistep(ConsistencyModel(f, NOISE), noise, None, f, ()), -torch.ones(2, 1, 2, 2))
 
 
 def test_noise_of_tau_at_sigma_min_is_none_at_all():
     """sqrt(tau^2 - eps^2), not tau: at tau = eps the image is left alone."""
     f = Recorded(0.25)
-    multistep(f, torch.randn(2, 1, 2, 2), None, f, (0.002,), NOISE)
+    multistep(ConsistencyModel(f, NOISE), torch.randn(2, 1, 2, 2), None, f, (0.002,))
     torch.testing.assert_close(f.calls[1][0], torch.full((2, 1, 2, 2), 0.25), rtol=0, atol=1e-7)
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmbench.consistency.function import multistep
+from cmbench.consistency.function import ConsistencyModel, multistep
 from cmbench.consistency.tuning import greedy, hill, scan, ternary_search
 from cmbench.diffusion.grid import karras_sigmas
 from cmbench.diffusion.noise import NoiseRange
@@ -144,7 +144,7 @@ def test_the_best_level_of_a_gaussian_toy_is_the_one_that_calculus_gives():
     noise = torch.randn(40_000, 1, 1, 1, generator=torch.Generator().manual_seed(1))
 
     def distance(taus: tuple[float, ...]) -> float:
-        made = multistep(f, noise, None, Rng(), taus, NOISE)
+        made = multistep(ConsistencyModel(f, NOISE), noise, None, Rng(), taus)
         return float(made.mean() ** 2 + (made.std() - s) ** 2)
 
     levels = karras_sigmas(NOISE, 161)[1:-1].tolist()
