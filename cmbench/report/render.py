@@ -26,7 +26,7 @@ def render(tables: Table | Sequence[Table], format: str, *, standalone: bool = F
     Args:
         tables: one table or several.
         format: one of :data:`FORMATS`.
-        standalone: for ``latex``, a whole document instead of the tabulars alone.
+        standalone: for ``latex``, a whole document, which breaks long tables over pages, instead of tabulars.
 
     Raises:
         UsageError: there is no such format.
@@ -50,7 +50,9 @@ def _csv(tables: Sequence[Table]) -> str:
     if measured:
         names = ["dataset", "group", "method", "reference", "source", "nfe"]
         names += ["nfe_asked", "n", "samples", "protocol", "fingerprint"]
-    metrics = [name for key in keys for name in ([key, f"{key}_std"] if measured else [key])]
+    derived = {column.key for table in tables for column in table.columns if column.derived}
+    pairs = ([key, f"{key}_std"] if measured and key not in derived else [key] for key in keys)
+    metrics = [name for pair in pairs for name in pair]
     out = io.StringIO()
     writer = csv.DictWriter(out, names + metrics, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -128,14 +130,14 @@ def _markdown_table(table: Table) -> str:
     head = table.headers
     lines = [f"### {_escape_markdown(table.title)}", ""]
     lines.append(_markdown_line([_escape_markdown(text) for text in head]))
-    lines.append(_markdown_line([":--"] + ["--:"] * (1 + len(table.columns)) + [":--"] * table.measured))
+    lines.append(_markdown_line([":--"] + ["--:"] * (1 + len(table.columns)) + [":--"] * bool(table.origins)))
     for group in table.groups:
         lines.append(_markdown_line([f"**{_escape_markdown(group.title)}**"] + [""] * (len(head) - 1)))
         for row in group.rows:
             reference = f" ({row.reference})" if row.reference else ""
             cells = [shown(row.method, MARKS[row.mark][0] if row.mark else "", reference), shown(row.nfe)]
             cells += [shown(cell) for cell in row.cells]
-            cells += [row.origin] if table.measured else []
+            cells += [table.origin(row)] if table.origins else []
             lines.append(_markdown_line(cells))
     for note in table.footnotes:
         sign = f"<sup>{_escape_markdown(note.mark)}</sup> " if note.mark else ""
@@ -177,8 +179,8 @@ def _html_table(table: Table) -> str:
             cite = f' <cite class="reference">({html.escape(row.reference)})</cite>' if row.reference else ""
             line = f'<tr class="{row.source}"><th scope="row">{shown(row.method)}{mark}{cite}</th>'
             line += "".join(figure(cell) for cell in (row.nfe, *row.cells))
-            if table.measured:
-                line += f'<td class="source">{row.origin}</td>'
+            if table.origins:
+                line += f'<td class="source">{table.origin(row)}</td>'
             lines.append(line + "</tr>")
         lines.append("</tbody>")
     lines.append("</table>")
