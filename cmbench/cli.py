@@ -225,9 +225,8 @@ def table(
     later: Annotated[
         bool, typer.Option("--later", help="Add published rows of methods later than the paper.")
     ] = False,
-    tabular: Annotated[
-        bool,
-        typer.Option("--tabular", help="LaTeX: tabulars for a document of yours, not one that compiles."),
+    fragment: Annotated[
+        bool, typer.Option("--fragment", help="LaTeX, HTML: for a document of yours, not a whole one.")
     ] = False,
     format: Format = "rich",
     out: Out = Path("results"),
@@ -241,7 +240,7 @@ def table(
     if not made:
         console.say(choosing.hint(found, compare=compare))
         return
-    console.show_tables(made, format, standalone=not tabular)
+    console.show_tables(made, format, standalone=not fragment)
 
 
 @app.command("records")

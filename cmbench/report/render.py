@@ -26,7 +26,8 @@ def render(tables: Table | Sequence[Table], format: str, *, standalone: bool = F
     Args:
         tables: one table or several.
         format: one of :data:`FORMATS`.
-        standalone: for ``latex``, a whole document, which breaks long tables over pages, instead of tabulars.
+        standalone: for ``latex``, a whole document, which breaks long tables over pages, instead of tabulars; for
+            ``html``, a whole page instead of figures.
 
     Raises:
         UsageError: there is no such format.
@@ -38,6 +39,8 @@ def render(tables: Table | Sequence[Table], format: str, *, standalone: bool = F
         return Terminal(several)
     if format == "latex":
         return latex(several, standalone=standalone)
+    if format == "html" and standalone:
+        return _PAGE.format(title=html.escape(several[0].title if several else ""), body=_html(several))
     if format not in _TEXT:
         raise unknown("format", format, FORMATS)
     return _TEXT[format](several)
@@ -192,6 +195,31 @@ def _html_table(table: Table) -> str:
         lines.append("</figcaption>")
     return "\n".join([*lines, "</figure>", ""])
 
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; padding: 0 1em; max-width: 72em; color: #222; }}
+.cmbench-table {{ margin: 0 0 3em; overflow-x: auto; }}
+table {{ border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }}
+caption {{ text-align: left; font-weight: bold; padding-bottom: .4em; }}
+th, td {{ padding: .15em .7em; text-align: left; font-weight: normal; white-space: nowrap; }}
+thead th, tbody .group th {{ font-weight: bold; }}
+tbody {{ border-top: 1px solid; }}
+.figure, thead th:nth-child(n + 2) {{ text-align: right; font-variant-numeric: tabular-nums; }}
+sup {{ line-height: 0; }}
+cite {{ font-style: normal; color: #666; }}
+.notes p {{ margin: .2em 0; font-size: .9em; }}
+</style>
+</head>
+<body>
+{body}</body>
+</html>
+"""
 
 _TEXT: dict[str, Callable[[Sequence[Table]], str]] = {
     "md": _markdown,
