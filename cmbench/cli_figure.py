@@ -45,13 +45,20 @@ def figure_pareto(dataset: Datasets = None, method: Only = None, out: Out = Path
 def figure_samples(
     dataset: Datasets = None,
     method: Only = None,
+    nfe: Annotated[
+        list[int] | None, typer.Option("--nfe", min=1, help="NFE to show; all by default.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     out: Out = Path("results"),
 ) -> None:
     """Samples of every method and NFE, the same seeds side by side."""
     from cmbench.report import figures
 
-    _each(out, dataset, method, lambda found, name: figures.samples(found, name, seed, out / "previews", out))
+    def draw(found: "list[Record]", name: str) -> list[Path]:
+        shown = [record for record in found if not nfe or record.nfe in nfe]
+        return figures.samples(shown, name, seed, out / "previews", out)
+
+    _each(out, dataset, method, draw)
 
 
 @figure_app.command("experiment", cls=MultiValue)

@@ -5,7 +5,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +16,9 @@ from cmbench.paths import atomic
 from cmbench.records import Record
 
 SCHEMA = 1
-FOLDER = "experiments"  # under OUT; records of milestones lie in its `runs`, so that tables of OUT never show them
+FOLDER = (
+    "experiments"  # under OUT; records of milestones lie in its `runs`, so that tables of OUT never show them
+)
 
 Axis = Literal["step", "nfe"]
 
@@ -70,6 +72,7 @@ class Manifest:
         x: ``step`` for curves over a training, ``nfe`` for finished checkpoints.
         metric: name of the figure of merit in the records, such as ``fid``.
         arms: in the order of the experiment file.
+        setup: what all points have in common: preset, settings, samples, protocol, milestones.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Manifest:
     x: Axis
     metric: str
     arms: tuple[Arm, ...] = ()
+    setup: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; arms lose their empty fields."""
@@ -119,7 +123,9 @@ def write(out: Path, manifest: Manifest) -> Path:
     """Store a manifest atomically and return its path."""
     where = path(out, manifest.name, manifest.dataset)
     with atomic(where) as temporary:
-        temporary.write_text(json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        )
     return where
 
 

@@ -8,7 +8,7 @@ from cmbench.errors import unknown
 from cmbench.records import Record, select
 from cmbench.report import published
 from cmbench.report.aggregate import Measured, over_seeds
-from cmbench.report.layout import METRICS, MISSING, Cell, Column, Group, Row, Table
+from cmbench.report.layout import METRICS, Cell, Column, Group, Row, Table
 from cmbench.report.published import PublishedRow
 from cmbench.report.tables import described_conditions, metric_cell, row_notes, seed_remarks
 
@@ -25,7 +25,8 @@ def compare(records: Iterable[Record], dataset: str, *, columns: Sequence[str] |
     """For each row of the paper that was measured: both figures, and how they differ.
 
     A measured row belongs to the published one of its method whose NFE is the number asked for or counted; guided
-    rows belong to none. Rows under different protocols or sample counts are different tables.
+    rows belong to none. Each metric is a table of the rows that have both figures; so are rows under different
+    protocols or sample counts.
 
     Where a figure is the paper's (its data set, Inception features, 50,000 samples), the third column is the
     difference. Elsewhere a difference would mean nothing; then each of the two has its place among the rows that have
@@ -49,11 +50,13 @@ def compare(records: Iterable[Record], dataset: str, *, columns: Sequence[str] |
     paper = published.for_dataset(dataset) or published.load(1)
     measured = over_seeds(select(records, dataset))
     pairs = [(item, row) for row in paper for item in measured if _same_row(item, row)]
-    kinds = dict.fromkeys(_kind(item) for item, _ in pairs)
-    made = (
-        _table([pair for pair in pairs if _kind(pair[0]) == kind], columns or _COMPARED) for kind in kinds
-    )
-    return [table for table in made if table.columns]
+    made = []
+    for kind in dict.fromkeys(_kind(item) for item, _ in pairs):
+        alike = [pair for pair in pairs if _kind(pair[0]) == kind]
+        for metric in columns or _COMPARED:
+            if both := [pair for pair in alike if _figures(metric, *pair)]:
+                made.append(_table(both, metric))
+    return made
 
 
 def _same_row(item: Measured, row: PublishedRow) -> bool:
@@ -65,31 +68,26 @@ def _kind(item: Measured) -> tuple[object, ...]:
     return item.conditions, tuple(item.title(metric) for metric in _COMPARED)
 
 
-def _table(pairs: Sequence[Pair], metrics: Sequence[str]) -> Table:
-    columns: list[Column] = []
-    cells: list[list[Cell]] = []  # of each column
-    remarks = [f"measured: {described_conditions(pairs[0][0])}", *seed_remarks([item for item, _ in pairs])]
-    remarks.append(f"published: {pairs[0][1].source}; Inception features, {PUBLISHED_SAMPLES:,} samples")
-    for metric in metrics:
-        both = [place for place, (item, row) in enumerate(pairs) if _figures(metric, item, row)]
-        if not both:
-            continue
-        reason = _incomparable(metric, *pairs[both[0]])
-        made = _places(metric, pairs, both) if reason else _differences(metric, pairs)
-        columns += made
-        cells += list(made.values())
-        if reason:
-            remarks += [reason, *_agreement(metric, pairs, both)]
-    if any(column.title == "difference" for column in columns):
-        remarks.append("difference: measured − published")
-    notes = row_notes([item for item, _ in pairs])
-    across = list(zip(*cells, strict=True)) if cells else [()] * len(pairs)
+def _table(pairs: Sequence[Pair], metric: str) -> Table:
+    items = [item for item, _ in pairs]
+    first, row = pairs[0]
+    own, default = first.title(metric), METRICS[metric].title
+    reason = _incomparable(metric, first, row)
+    columns = _places(metric, pairs) if reason else _differences(metric, pairs)
+    across = zip(*columns.values(), strict=True)
+    notes = row_notes(items)
     rows = [_row(*pair, own, note) for pair, own, note in zip(pairs, across, notes, strict=True)]
-    named = zip([row.group for _, row in pairs], rows, strict=True)
     groups = tuple(
-        Group(name, tuple(row for _, row in own)) for name, own in groupby(named, lambda entry: entry[0])
+        Group(name, tuple(line for _, line in lines))
+        for name, lines in groupby(
+            zip([row.group for _, row in pairs], rows, strict=True), lambda pair: pair[0]
+        )
     )
-    title = f"{published.title(pairs[0][0].first.dataset)}: measured against published"
+    remarks = [f"measured: {described_conditions(first)}", *seed_remarks(items)]
+    remarks.append(f"published: {row.source}; Inception features, {PUBLISHED_SAMPLES:,} samples")
+    remarks += [reason, *_agreement(metric, pairs)] if reason else ["difference: measured − published"]
+    where = f" on {published.title(row.dataset)}" if row.dataset != first.first.dataset else ""
+    title = f"{published.title(first.first.dataset)}: {own} against the published {default}{where}"
     return Table(title, tuple(columns), groups, tuple(remarks))
 
 
@@ -123,7 +121,7 @@ def _figures(metric: str, item: Measured, row: PublishedRow) -> tuple[float, flo
 def _incomparable(metric: str, item: Measured, row: PublishedRow) -> str:
     """Why the two figures cannot be subtracted, empty where they can."""
     own, default, samples = item.title(metric), METRICS[metric].title, item.first.samples
-    ranks = "no difference is taken, each has its place among the rows with both"
+    ranks = "no difference is taken, each has its place among these rows"
     if own != default:
         return f"{own} and the paper's {default} are figures of other features: {ranks}"
     if item.first.dataset != row.dataset:
@@ -137,11 +135,10 @@ def _differences(metric: str, pairs: Sequence[Pair]) -> Mapping[Column, list[Cel
     own, theirs = _columns(metric, pairs)
     difference = Column(metric, "difference", f"{metric}_difference", None, derived=True)
     cells = []
-    for item, row in pairs:
-        figures = _figures(metric, item, row)
-        value = figures and figures[0] - figures[1]
-        text = MISSING if value is None else f"{value:+.{METRICS[metric].decimals}f}".replace("-", "−")
-        cells.append(Cell(text, value))
+    for pair in pairs:
+        measured, printed = _figures(metric, *pair) or (0.0, 0.0)
+        text = f"{measured - printed:+.{METRICS[metric].decimals}f}".replace("-", "−")
+        cells.append(Cell(text, measured - printed))
     return {
         own: [metric_cell(item, own) for item, _ in pairs],
         theirs: [_printed(metric, row) for _, row in pairs],
@@ -149,38 +146,32 @@ def _differences(metric: str, pairs: Sequence[Pair]) -> Mapping[Column, list[Cel
     }
 
 
-def _places(metric: str, pairs: Sequence[Pair], both: Sequence[int]) -> Mapping[Column, list[Cell]]:
+def _places(metric: str, pairs: Sequence[Pair]) -> Mapping[Column, list[Cell]]:
     own, theirs = _columns(metric, pairs)
-    made = {own: [metric_cell(item, own) for item, _ in pairs]}
-    ranks = _ranks(metric, pairs, both)
-    for which, (after, key) in enumerate(((own, metric), (theirs, f"{metric}_published"))):
-        if after is theirs:
-            made[theirs] = [_printed(metric, row) for _, row in pairs]
-        cells = [Cell(MISSING)] * len(pairs)
-        for place, rank in zip(both, ranks[which], strict=True):
-            cells[place] = Cell(f"{rank:g}", rank)
-        made[Column(metric, "place", f"{key}_place", None, derived=True)] = cells
-    return made
+    ours, paper = ([Cell(f"{rank:g}", rank) for rank in ranks] for ranks in _ranks(metric, pairs))
+    return {
+        own: [metric_cell(item, own) for item, _ in pairs],
+        Column(metric, "place", f"{metric}_place", None, derived=True): ours,
+        theirs: [_printed(metric, row) for _, row in pairs],
+        Column(metric, "place", f"{metric}_published_place", None, derived=True): paper,
+    }
 
 
 def _columns(metric: str, pairs: Sequence[Pair]) -> tuple[Column, Column]:
-    item, row = pairs[0]
-    style, own = METRICS[metric], item.title(metric)
-    where = published.title(row.dataset) if row.dataset != item.first.dataset else ""
-    theirs = f"{style.title if own != style.title or where else ''} published {where}".strip()
+    title = pairs[0][0].title(metric)
     return (
-        Column(metric, own, metric, style.better),
-        Column(metric, theirs, f"{metric}_published", None, derived=True),
+        Column(metric, title, metric, METRICS[metric].better),
+        Column(metric, "published", f"{metric}_published", None, derived=True),
     )
 
 
 def _printed(metric: str, row: PublishedRow) -> Cell:
-    return Cell(row.texts.get(metric, "") or MISSING, row.value(metric))
+    return Cell(row.texts[metric], row.value(metric))
 
 
-def _ranks(metric: str, pairs: Sequence[Pair], both: Sequence[int]) -> tuple[list[float], list[float]]:
+def _ranks(metric: str, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
     """Places of the measured and of the published figures, 1 the best; equal figures share their mean place."""
-    found = [_figures(metric, *pairs[place]) or (0.0, 0.0) for place in both]
+    found = [_figures(metric, *pair) or (0.0, 0.0) for pair in pairs]
     sign = 1 if METRICS[metric].better == "lower" else -1
 
     def ranks(values: Sequence[float]) -> list[float]:
@@ -190,15 +181,12 @@ def _ranks(metric: str, pairs: Sequence[Pair], both: Sequence[int]) -> tuple[lis
     return ranks([own for own, _ in found]), ranks([printed for _, printed in found])
 
 
-def _agreement(metric: str, pairs: Sequence[Pair], both: Sequence[int]) -> list[str]:
-    if len(both) < _FEWEST:
+def _agreement(metric: str, pairs: Sequence[Pair]) -> list[str]:
+    if len(pairs) < _FEWEST:
         return []
     try:
-        rho = correlation(*_ranks(metric, pairs, both))
+        rho = correlation(*_ranks(metric, pairs))
     except StatisticsError:  # all figures alike
         return []
-    title, published_title = pairs[both[0]][0].title(metric), METRICS[metric].title
     text = f"{rho:.2f}".replace("-", "−")
-    return [
-        f"rank correlation (Spearman) of {title} with the paper's {published_title}: {text}, {len(both)} rows"
-    ]
+    return [f"rank correlation (Spearman) of the two: {text}, {len(pairs)} rows"]

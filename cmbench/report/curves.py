@@ -1,5 +1,6 @@
 """Figures of experiments: a figure of merit over training or over evaluations, a line an arm."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -68,7 +69,6 @@ def draw(manifests: Sequence[Manifest], out: Path, name: str) -> list[Path]:
         one = manifests[0]
         run = f"`cmbench experiment {one.name} --dataset {one.dataset}` measures it"
         raise UsageError(f"experiment '{one.name}' has no figure on '{one.dataset}' yet: {run}")
-    lettered = len(drawn) > 1
     right = [panels.room([curve.label for _, curve in arms if curve.x]) for _, arms in drawn]
     notes = [_missing(arms) for _, arms in drawn]
     with style.look():
@@ -76,7 +76,7 @@ def draw(manifests: Sequence[Manifest], out: Path, name: str) -> list[Path]:
         figure, axes = panels.lay_out(len(drawn), 2, right=right, bottom=bottom)
         for place, (ax, (made, arms), note) in enumerate(zip(axes, drawn, notes, strict=True)):
             _panel(ax, made, arms, _first(made, out))
-            letter = f"({'abcdefghijklmnop'[place]}) " if lettered else ""
+            letter = f"{_letter(made, place)} " if len(drawn) > 1 else ""
             where = published.title(made.dataset)
             ax.set_title(f"{letter}{made.title}\n{where}{_seeds(made)}", loc="left")
             for line, text in enumerate(note):
@@ -114,6 +114,12 @@ def _curve(made: Manifest, arm: Arm, out: Path) -> Curve:
         along.setdefault(x, []).extend(float(record.metrics[made.metric].value or 0.0) for record in own)
     ordered = sorted(along)
     return Curve(arm.label, tuple(ordered), tuple(tuple(along[x]) for x in ordered))
+
+
+def _letter(made: Manifest, place: int) -> str:
+    """The panel's letter in the paper, else the one of its place."""
+    letter = re.search(r"\([a-z]\)", made.paper)
+    return letter[0] if letter else f"({chr(ord('a') + place)})"
 
 
 def _missing(arms: Sequence[tuple[Arm, Curve]]) -> list[str]:

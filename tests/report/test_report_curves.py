@@ -1,5 +1,6 @@
 """Figures of experiments."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_panels_of_figure_3_and_what_is_missing(tmp_path: Path, drawn: list[Figu
     curves.draw([failed, found[1]], tmp_path, "fig3")
     first, second = drawn[0].axes
     assert first.get_title(loc="left").startswith("(a) Metric") and second.get_title(loc="left").startswith(
-        "(b) N"
+        "(c) N"
     )
     assert len(lines(first)) == 2 and "ℓ2: diverged at step 400" in texts(first)
 
@@ -98,7 +99,7 @@ def test_names_keep_their_distance_and_their_order() -> None:
     wanted = [0.9, 0.02, 0.03, 0.5, 0.97, 0.99]
     placed = panels.spread(wanted, 0.08)
     ordered = sorted(range(6), key=lambda place: wanted[place])
-    gaps = [placed[b] - placed[a] for a, b in zip(ordered, ordered[1:], strict=False)]
+    gaps = [placed[b] - placed[a] for a, b in pairwise(ordered)]
     assert min(gaps) >= 0.08 - 1e-9 and placed[3] == pytest.approx(0.5)
     assert min(placed) >= 0 and max(placed) <= 1 + 1e-9
 
