@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 figure_app = typer.Typer(no_args_is_help=True, help="Draw figures from the records: PNG, PDF and SVG.")
 
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")]
+Name = Annotated[str, typer.Option("--name", help="Of the files: figures/NAME-<data set>.")]
 Only = Annotated[list[str] | None, typer.Option("--method", "-m", help="Methods to show; all by default.")]
 
 
@@ -26,19 +27,23 @@ def register(app: typer.Typer) -> None:
 
 
 @figure_app.command("nfe", cls=MultiValue)
-def figure_nfe(dataset: Datasets = None, method: Only = None, out: Out = Path("results")) -> None:
+def figure_nfe(
+    dataset: Datasets = None, method: Only = None, name: Name = "nfe", out: Out = Path("results")
+) -> None:
     """FID against the number of evaluations, a line a method."""
     from cmbench.report import figures
 
-    _each(out, dataset, method, lambda found, name: figures.nfe(found, name, out))
+    _each(out, dataset, method, lambda found, of: figures.nfe(found, of, out, name=name))
 
 
 @figure_app.command("pareto", cls=MultiValue)
-def figure_pareto(dataset: Datasets = None, method: Only = None, out: Out = Path("results")) -> None:
+def figure_pareto(
+    dataset: Datasets = None, method: Only = None, name: Name = "pareto", out: Out = Path("results")
+) -> None:
     """FID against evaluations, time an image and training time; the Pareto front marked."""
     from cmbench.report import pareto
 
-    _each(out, dataset, method, lambda found, name: pareto.pareto(found, name, out))
+    _each(out, dataset, method, lambda found, of: pareto.pareto(found, of, out, name=name))
 
 
 @figure_app.command("samples", cls=MultiValue)
@@ -49,14 +54,15 @@ def figure_samples(
         list[int] | None, typer.Option("--nfe", min=1, help="NFE to show; all by default.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
+    name: Name = "samples",
     out: Out = Path("results"),
 ) -> None:
     """Samples of every method and NFE, the same seeds side by side."""
     from cmbench.report import figures
 
-    def draw(found: "list[Record]", name: str) -> list[Path]:
+    def draw(found: "list[Record]", of: str) -> list[Path]:
         shown = [record for record in found if not nfe or record.nfe in nfe]
-        return figures.samples(shown, name, seed, out / "previews", out)
+        return figures.samples(shown, of, seed, out / "previews", out, name=name)
 
     _each(out, dataset, method, draw)
 

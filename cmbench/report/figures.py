@@ -38,8 +38,8 @@ class _Panel:
     lines: Mapping[Line, Sequence[Measured]]
 
 
-def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
-    """FID against NFE, a line a method, on logarithmic axes: ``OUT/figures/nfe-<dataset>`` as PNG, PDF, SVG.
+def nfe(records: Sequence[Record], dataset: str, out: Path, *, name: str = "nfe") -> list[Path]:
+    """FID against NFE, a line a method, on logarithmic axes: ``OUT/figures/<name>-<dataset>`` as PNG, PDF, SVG.
 
     Points are means over seeds at the counted NFE; bands and bars reach from the least to the greatest seed.
     Each protocol and number of samples has a panel of its own, or where that would hold more lines than there are
@@ -62,7 +62,7 @@ def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
     names = []
     with style.look():
         grouped = any(panel.group for panel in drawn)
-        top, size = (0.55, (2.3, 3.0)) if grouped else (0.42, (2.6, 2.2))
+        top, size = (0.55, (2.3, 3.0)) if grouped else (0.45, (2.6, 2.2))
         figure, axes = panels.lay_out(len(drawn), 3, size=size, top=top, right=right)
         for ax, panel in zip(axes, drawn, strict=True):
             looks = panel.lines if panel.group else everywhere  # a method looks alike under all protocols
@@ -72,7 +72,7 @@ def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
         _same_scale([ax for ax, panel in zip(axes, drawn, strict=True) if panel.group])
         for ax, own in zip(axes, names, strict=True):
             panels.name_lines(ax, own)
-        return style.save(figure, out / "figures" / f"nfe-{dataset}")
+        return style.save(figure, out / "figures" / f"{name}-{dataset}")
 
 
 def _name(line: Line) -> str:
@@ -98,8 +98,10 @@ def _same_scale(axes: Sequence["Axes"]) -> None:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, out: Path) -> list[Path]:
-    """Samples of every method and NFE side by side: ``OUT/figures/samples-<dataset>`` as PNG, PDF and SVG.
+def samples(
+    records: Sequence[Record], dataset: str, seed: int, previews: Path, out: Path, *, name: str = "samples"
+) -> list[Path]:
+    """Samples of every method and NFE side by side: ``OUT/figures/<name>-<dataset>`` as PNG, PDF and SVG.
 
     Args:
         records: of any data sets and seeds.
@@ -107,6 +109,7 @@ def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, 
         seed: the seed to show; a column is one sample index, so one noise through all methods.
         previews: the folder of ``<record key>.png``, see :mod:`cmbench.report.grid`.
         out: the results folder.
+        name: of the files, before the data set.
 
     Raises:
         UsageError: no preview is stored for this data set and seed.
@@ -117,7 +120,7 @@ def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, 
         run = f"`cmbench run --dataset {dataset} --seed {seed}` stores them"
         raise UsageError(f"no samples of '{dataset}' with seed {seed} under {previews}: {run}")
     with style.look():
-        return style.save(grid(own, previews), out / "figures" / f"samples-{dataset}")
+        return style.save(grid(own, previews), out / "figures" / f"{name}-{dataset}")
 
 
 def _lines(rows: Sequence[Measured]) -> dict[Line, list[Measured]]:
@@ -166,16 +169,14 @@ def _draw(
         y_all += [*low, *high, *(value for _, value in printed)]
     protocol, _, count = panel.conditions
     row = next(iter(panel.lines.values()))[0]
-    of = f"{panel.group}\n" if panel.group else ""
-    ax.set_title(f"{of}{published.title(row.first.dataset)}: {protocol}, {count:,} samples", loc="left")
+    lines = [panel.group] if panel.group else []
+    lines += [f"{published.title(row.first.dataset)}: {protocol}, {count:,} samples"]
+    lines += ["hollow: published"] if hollow else []
+    ax.set_title("\n".join(lines), loc="left")
     ax.set_xlabel("network evaluations (NFE)")
     ax.set_ylabel(f"{panel.metric_title} ↓")
     ax.grid(axis="y")
     ax.set_axisbelow(True)
     style.log_axis(ax, "x", x_all, every=True)
     style.log_axis(ax, "y", y_all)
-    if hollow:
-        ax.annotate(
-            "hollow: published", (1, 1), ha="right", va="bottom", xycoords="axes fraction", fontsize=7
-        )
     return names

@@ -77,8 +77,8 @@ def front(places: Sequence[Place]) -> list[Place]:
     return best
 
 
-def pareto(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
-    """FID against each of :data:`COSTS`, a mark a row: ``OUT/figures/pareto-<dataset>`` as PNG, PDF and SVG.
+def pareto(records: Sequence[Record], dataset: str, out: Path, *, name: str = "pareto") -> list[Path]:
+    """FID against each of :data:`COSTS`, a mark a row: ``OUT/figures/<name>-<dataset>`` as PNG, PDF and SVG.
 
     Marks are means over seeds, in the colour and shape of the row's group. The line joins the rows of the Pareto
     front, which are named. Times are those of the machines that the records name, which a line below repeats. A
@@ -117,7 +117,7 @@ def pareto(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
             borderaxespad=0, handlelength=1.6,
         )  # fmt: skip
         figure.text(0.012, 0.06 / height, machines, fontsize=6)
-        return style.save(figure, out / "figures" / f"pareto-{dataset}")
+        return style.save(figure, out / "figures" / f"{name}-{dataset}")
 
 
 def _places(rows: Sequence[Measured], cost: Cost) -> list[Place]:

@@ -18,9 +18,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1.2), (5, 1.5, 1, 1.5), (7, 2), (3, 1, 1, 1, 1, 1))
 INK = "#333333"
 HOLLOW: dict[str, Any] = {
-    "markerfacecolor": "white",
+    "markerfacecolor": "none",
     "linestyle": "none",
-    "markersize": 6.0,
+    "markersize": 6.5,
     "markeredgewidth": 1.0,
 }
 
@@ -93,8 +93,12 @@ def log_axis(ax: "Axes", name: str, values: Sequence[float], *, every: bool = Fa
     for value in sorted(set(values)):
         if not ticks or log(value / ticks[-1]) > room:
             ticks.append(value)
-    steps = (1,) if name == "x" and high > 200 * low else (1, 2, 5)
-    wide = LogLocator(subs=steps) if high > 4 * low else MaxNLocator(5, steps=[1, 2, 5, 10])
+    steps: tuple[float, ...] = (1, 2, 5)
+    if high < 20 * low:
+        steps = (1, 1.5, 2, 3, 5, 7)
+    elif name == "x" and high > 200 * low:
+        steps = (1,)
+    wide = LogLocator(subs=steps) if high > 3 * low else MaxNLocator(5, steps=[1, 2, 5, 10])
     axis.set_major_locator(FixedLocator(ticks) if every else wide)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(

@@ -89,7 +89,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ]
     assert "without fig3b, fig3c" in drawn.err
     assert "fig3a-digits.svg" in cmbench("figure", "experiment", "fig3a", "-d", "digits", *out).out
-    assert "pareto-digits.pdf" in cmbench("figure", "pareto", "-d", "digits", "-m", "cd", *out).out
+    assert "pareto-digits.pdf" in cmbench("figure", "pareto", "-d", "digits", *out).out
+    assert "cd-digits.png" in cmbench("figure", "nfe", "-d", "digits", "-m", "cd", "--name", "cd", *out).out
+    chosen = ["-d", "digits", "--nfe", "1", "2", "--name", "few", "--seed", "1"]
+    assert "few-digits.png" in cmbench("figure", "samples", *chosen, *out).out
     missing = cmbench("figure", "fig4", *out)
     assert missing.status == 2 and "cmbench experiment fig4" in missing.err
     assert cmbench("figure", "nfe", "-m", "cdd", *out).status == 2

@@ -70,7 +70,7 @@ def test_nfe_draws_means_at_counted_evaluations(tmp_path: Path, drawn: list[Figu
     records += [record("pd", 1, metrics={"fid": Metric.missing("diverged")})]
     figures.nfe(records, "cifar10", tmp_path)
     (ax,) = drawn[0].axes
-    filled = [line for line in lines(ax) if line.get_markerfacecolor() != "white"]
+    filled = [line for line in lines(ax) if line.get_markerfacecolor() != "none"]
     assert [[tuple(point) for point in line.get_xydata()] for line in filled] == [
         [(1, 4.5), (2, 2.5)],
         [(35, 2.0)],
@@ -87,9 +87,9 @@ def test_nfe_separates_protocols_and_shows_the_paper_only_beside_its_own_metric(
     figures.nfe([record("cd", 1), record("cd", 1, titles=own, protocol="digits")], "cifar10", tmp_path)
     inception, digits = drawn[0].axes
     assert inception.get_ylabel() == "FID ↓" and digits.get_ylabel() == "FD (digits-cnn) ↓"
-    hollow = [line for line in lines(inception) if line.get_markerfacecolor() == "white"]
+    hollow = [line for line in lines(inception) if line.get_markerfacecolor() == "none"]
     assert [tuple(point) for point in hollow[0].get_xydata()] == [(1, 3.55), (2, 2.93)]
-    assert not [line for line in lines(digits) if line.get_markerfacecolor() == "white"]
+    assert not [line for line in lines(digits) if line.get_markerfacecolor() == "none"]
 
 
 def test_more_lines_than_colours_are_a_panel_for_each_group(tmp_path: Path, drawn: list[Figure]) -> None:
