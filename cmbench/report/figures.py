@@ -93,9 +93,10 @@ def _panels(rows: Sequence[Measured], key: Callable[[str, str, float], Any]) -> 
 
 def _same_scale(axes: Sequence["Axes"]) -> None:
     """Panels of groups are read against each other: one scale of quality for all of them."""
-    limits = [ax.get_ylim() for ax in axes]
+    limits = [limit for ax in axes for limit in ax.get_ylim()]
     for ax in axes:
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        ax.set_ylim(min(limits), max(limits))
+        style.log_axis(ax, "y", limits)
 
 
 def samples(

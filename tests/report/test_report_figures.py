@@ -101,6 +101,7 @@ def test_more_lines_than_colours_are_a_panel_for_each_group(tmp_path: Path, draw
     assert [ax.get_title(loc="left").splitlines()[0] for ax in axes] == ["group 0", "group 1"]
     assert [len(lines(ax)) for ax in axes] == [4, 4]
     assert axes[0].get_ylim() == axes[1].get_ylim()
+    assert list(axes[0].get_yticks()) == list(axes[1].get_yticks())
     looks = {(line.get_color(), line.get_marker()) for line in lines(axes[0])}
     assert len(looks) == 4
 
