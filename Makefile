@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint docs digits bench clean
+.PHONY: demo test quick lint docs digits results bench clean
 
 demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
 	$(BIN)/cmbench run --method cd --nfe 1 2
@@ -26,8 +26,10 @@ docs: $(VENV)/.installed  ## the pages that are made from the code
 digits: $(VENV)/.installed  ## measure again what results/shipped holds for the digits: every method, three seeds
 	$(BIN)/cmbench run --method all --seed 0 1 2 --out results/shipped
 	$(BIN)/cmbench run --method cd pd --nfe 4 --seed 0 1 2 --out results/shipped
-	$(BIN)/cmbench figure nfe --out results/shipped
-	$(BIN)/cmbench figure samples --out results/shipped
+	$(BIN)/cmbench regenerate --out results/shipped
+
+results: $(VENV)/.installed  ## make every table and figure of results/shipped again, from its records alone
+	$(BIN)/cmbench regenerate --out results/shipped
 
 bench: $(VENV)/.installed  ## time the metrics against torch-fidelity and SciPy: docs/performance.md
 	$(BIN)/python benchmarks/evaluation.py --images $(or $(IMAGES),1536) --blocks $(or $(BLOCKS),8)

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cmbench import cli_edit, cli_examine, cli_experiment, cli_metrics, cli_report, cli_tune, console
+from cmbench import (
+    cli_edit,
+    cli_examine,
+    cli_experiment,
+    cli_figure,
+    cli_metrics,
+    cli_report,
+    cli_tune,
+    console,
+)
 from cmbench.errors import CmbenchError, UsageError, WorkError
 from cmbench.options import (
     Against,
@@ -51,7 +60,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="How good is this few-step image generator, at 1, 2, 4 evaluations, against the others?",
 )
-figure_app = typer.Typer(no_args_is_help=True, help="Draw figures from the records.")
 
 
 @app.command(cls=MultiValue)
@@ -218,37 +226,35 @@ def table(
         list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")
     ] = None,
     paper: Annotated[
-        int | None, typer.Option("--paper", min=1, max=2, help="Layout of the paper's Table 1 or 2.")
+        int | None,
+        typer.Option("--paper", min=1, max=2, help="The paper's Table 1 or 2: its rows and columns."),
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="Published figures alone.")] = False,
     columns: Annotated[
         list[str] | None, typer.Option("--columns", help="Metrics to show, as fid is precision.")
     ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measured, published, difference: for the paper's rows.")
+    ] = False,
+    later: Annotated[
+        bool, typer.Option("--later", help="Add published rows of methods later than the paper.")
+    ] = False,
+    fragment: Annotated[
+        bool, typer.Option("--fragment", help="LaTeX, HTML: for a document of yours, not a whole one.")
+    ] = False,
     format: Format = "rich",
     out: Out = Path("results"),
 ) -> None:
     """Print the tables, in the paper's layout: measured rows beside published ones."""
     from cmbench import records
-    from cmbench.report import published as figures
-    from cmbench.report import tables
+    from cmbench.report import choosing
 
-    if published:
-        console.show_tables(
-            [tables.build_published(number, columns=columns) for number in ([paper] if paper else [1, 2])],
-            format,
-        )
-        return
-    found = records.read(out)
-    names = dataset or (list(dict.fromkeys(row.dataset for row in figures.load(paper))) if paper else None)
-    if names:
-        each = (tables.build(found, dataset=name, columns=columns) for name in names)
-        made = [one for one in each if one.groups]
-    else:
-        made = tables.build_all(found, columns=columns)
+    found = [] if published else records.read(out)
+    made = choosing.choose(found, dataset, paper, columns, published=published, compare=compare, later=later)
     if not made:
-        console.say(tables.HINT)
+        console.say(choosing.hint(found, compare=compare))
         return
-    console.show_tables(made, format)
+    console.show_tables(made, format, standalone=not fragment)
 
 
 @app.command("records")
@@ -261,42 +267,6 @@ def records_(
 
     made = frame(_records(out))
     print(made.to_json(orient="records", indent=1) if as_json else made.to_csv(index=False), end="")
-
-
-app.add_typer(figure_app, name="figure")
-
-
-@figure_app.command("nfe", cls=MultiValue)
-def figure_nfe(
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")
-    ] = None,
-    out: Out = Path("results"),
-) -> None:
-    """FID against the number of evaluations, a line a method; PNG and PDF."""
-    from cmbench.report import figures
-
-    found = _records(out)
-    for name in dataset or sorted({record.dataset for record in found}):
-        for path in figures.nfe(found, name, out):
-            print(path)
-
-
-@figure_app.command("samples", cls=MultiValue)
-def figure_samples(
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
-    out: Out = Path("results"),
-) -> None:
-    """Samples of every method and NFE, the same seeds side by side; PNG and PDF."""
-    from cmbench.report import figures
-
-    found = _records(out)
-    for name in dataset or sorted({record.dataset for record in found}):
-        for path in figures.samples(found, name, seed, out / "previews", out):
-            print(path)
 
 
 def _records(out: Path) -> list[Any]:
@@ -351,13 +321,14 @@ def doctor(
         console.out.print(checks.as_table(findings))
 
 
+cli_figure.register(app)
 cli_metrics.register(app)
 cli_examine.register(app)
 cli_tune.register(app)
 cli_report.register(app)
 cli_experiment.register(app)
 cli_edit.register(app)
-cli_edit.register_figure(figure_app)
+cli_edit.register_figure(cli_figure.figure_app)
 
 
 @app.callback(invoke_without_command=True)

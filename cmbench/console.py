@@ -41,11 +41,11 @@ def fail(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
-def show_tables(made: "Sequence[Table]", format: str = "rich") -> None:
+def show_tables(made: "Sequence[Table]", format: str = "rich", *, standalone: bool = False) -> None:
     """Tables on stdout, in one of the formats of :mod:`cmbench.report.render`."""
     from cmbench.report.render import render
 
-    shown = render(made, format)
+    shown = render(made, format, standalone=standalone)
     if isinstance(shown, str):
         print(shown, end="")
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmbench.errors import UsageError
 from cmbench.records import Record, select
-from cmbench.report import published, style
+from cmbench.report import panels, published, style
 from cmbench.report.aggregate import Measured, described, over_seeds, telling
 from cmbench.report.grid import grid, preview_path
 from cmbench.report.layout import METRICS
@@ -38,8 +38,8 @@ class _Panel:
     lines: Mapping[Line, Sequence[Measured]]
 
 
-def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
-    """FID against NFE, a line a method, on logarithmic axes: ``OUT/figures/nfe-<dataset>.png`` and ``.pdf``.
+def nfe(records: Sequence[Record], dataset: str, out: Path, *, name: str = "nfe") -> list[Path]:
+    """FID against NFE, a line a method, on logarithmic axes: ``OUT/figures/<name>-<dataset>`` as PNG, PDF, SVG.
 
     Points are means over seeds at the counted NFE; bands and bars reach from the least to the greatest seed.
     Each protocol and number of samples has a panel of its own, or where that would hold more lines than there are
@@ -55,60 +55,54 @@ def nfe(records: Sequence[Record], dataset: str, out: Path) -> list[Path]:
         raise UsageError(f"no FID measured on '{dataset}': `cmbench run --dataset {dataset}` measures it")
     paper = published.for_dataset(dataset)
     key = ranking(published.load(1))
-    panels = _panels(rows, key)
+    drawn = _panels(rows, key)
+    whole = {line for panel in drawn if not panel.group for line in panel.lines}
+    everywhere = sorted(whole, key=lambda line: (key(line[0], line[1], 0), line[2]))
+    right = [panels.room([_name(line) for line in panel.lines]) for panel in drawn]
+    names = []
     with style.look():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-
-        columns = min(len(panels), 3)
-        deep = -(-len(panels) // columns)
-        legends = max(len(panel.lines) for panel in panels)
-        below = 0.16 * -(-legends // 2) + 0.2
-        size = ((4.2 if panels[0].group else 3.4) * columns + 0.3, deep * (2.7 + below))
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(deep, columns, squeeze=False)
-        for ax in axes.flat[len(panels) :]:
-            ax.set_axis_off()
-        whole = {line for panel in panels if not panel.group for line in panel.lines}
-        everywhere = sorted(whole, key=lambda line: (key(line[0], line[1], 0), line[2]))
-        for ax, panel in zip(axes.flat, panels, strict=False):
+        grouped = any(panel.group for panel in drawn)
+        top, size = (0.55, (2.3, 3.0)) if grouped else (0.45, (2.6, 2.2))
+        figure, axes = panels.lay_out(len(drawn), 3, size=size, top=top, right=right)
+        for ax, panel in zip(axes, drawn, strict=True):
             looks = panel.lines if panel.group else everywhere  # a method looks alike under all protocols
             kinds = {line: style.kind(place) for place, line in enumerate(looks)}
             inception = panel.metric_title == METRICS[_METRIC].title
-            hollow = _draw(ax, panel, kinds, paper if inception else [])
-            handles = [Line2D([], [], **kinds[line]) for line in panel.lines]
-            texts = [", ".join(part for part in line[1:] if part) for line in panel.lines]
-            if hollow:
-                handles.append(Line2D([], [], color=style.INK, marker="o", **style.HOLLOW))
-                texts.append("published")
-            ax.legend(handles, texts, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)
-        _same_scale([ax for ax, panel in zip(axes.flat, panels, strict=False) if panel.group])
-        return style.save(figure, out / "figures" / f"nfe-{dataset}")
+            names.append(_draw(ax, panel, kinds, paper if inception else []))
+        _same_scale([ax for ax, panel in zip(axes, drawn, strict=True) if panel.group])
+        for ax, own in zip(axes, names, strict=True):
+            panels.name_lines(ax, own)
+        return style.save(figure, out / "figures" / f"{name}-{dataset}")
+
+
+def _name(line: Line) -> str:
+    return ", ".join(part for part in line[1:] if part)
 
 
 def _panels(rows: Sequence[Measured], key: Callable[[str, str, float], Any]) -> list[_Panel]:
-    panels = []
+    found_panels = []
     for title, conditions in dict.fromkeys((row.title(_METRIC), row.conditions) for row in rows):
         found = _lines([row for row in rows if (row.title(_METRIC), row.conditions) == (title, conditions)])
         ordered = sorted(found, key=lambda line: (key(line[0], line[1], 0), line[2]))
         many = len(ordered) > MOST_LINES
         for group in dict.fromkeys(line[0] for line in ordered) if many else [None]:
             own = {line: found[line] for line in ordered if group in (None, line[0])}
-            panels.append(_Panel(title, conditions, group, own))
-    return panels
+            found_panels.append(_Panel(title, conditions, group, own))
+    return found_panels
 
 
 def _same_scale(axes: Sequence["Axes"]) -> None:
     """Panels of groups are read against each other: one scale of quality for all of them."""
-    limits = [ax.get_ylim() for ax in axes]
+    limits = [limit for ax in axes for limit in ax.get_ylim()]
     for ax in axes:
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        ax.set_ylim(min(limits), max(limits))
+        style.log_axis(ax, "y", limits)
 
 
-def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, out: Path) -> list[Path]:
-    """Samples of every method and NFE side by side: ``OUT/figures/samples-<dataset>.png`` and ``.pdf``.
+def samples(
+    records: Sequence[Record], dataset: str, seed: int, previews: Path, out: Path, *, name: str = "samples"
+) -> list[Path]:
+    """Samples of every method and NFE side by side: ``OUT/figures/<name>-<dataset>`` as PNG, PDF and SVG.
 
     Args:
         records: of any data sets and seeds.
@@ -116,6 +110,7 @@ def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, 
         seed: the seed to show; a column is one sample index, so one noise through all methods.
         previews: the folder of ``<record key>.png``, see :mod:`cmbench.report.grid`.
         out: the results folder.
+        name: of the files, before the data set.
 
     Raises:
         UsageError: no preview is stored for this data set and seed.
@@ -126,7 +121,7 @@ def samples(records: Sequence[Record], dataset: str, seed: int, previews: Path, 
         run = f"`cmbench run --dataset {dataset} --seed {seed}` stores them"
         raise UsageError(f"no samples of '{dataset}' with seed {seed} under {previews}: {run}")
     with style.look():
-        return style.save(grid(own, previews), out / "figures" / f"samples-{dataset}")
+        return style.save(grid(own, previews), out / "figures" / f"{name}-{dataset}")
 
 
 def _lines(rows: Sequence[Measured]) -> dict[Line, list[Measured]]:
@@ -149,11 +144,12 @@ def _draw(
     panel: _Panel,
     kinds: Mapping[Line, Mapping[str, Any]],
     paper: Sequence[published.PublishedRow],
-) -> bool:
-    """Draw one panel; True where published figures are in it."""
+) -> list[panels.Name]:
+    """Draw one panel; what to write at the ends of its lines."""
     x_all: list[float] = []
     y_all: list[float] = []
     hollow: set[str] = set()
+    names: list[panels.Name] = []
     for line, rows in panel.lines.items():
         summaries = [row.metrics[_METRIC] for row in rows]
         x = [row.nfe_counted for row in rows]
@@ -169,16 +165,19 @@ def _draw(
         if printed and line[1] not in hollow:
             hollow.add(line[1])
             ax.plot(*zip(*printed, strict=True), **{**kinds[line], **style.HOLLOW}, zorder=4)
+        names.append(panels.Name(_name(line), x[-1], fmean(summaries[-1].values), kinds[line]))
         x_all += [*x, *(nfe for nfe, _ in printed)]
         y_all += [*low, *high, *(value for _, value in printed)]
     protocol, _, count = panel.conditions
     row = next(iter(panel.lines.values()))[0]
-    of = f"{panel.group}\n" if panel.group else ""
-    ax.set_title(f"{of}{published.title(row.first.dataset)}: {protocol}, {count:,} samples", loc="left")
+    lines = [panel.group] if panel.group else []
+    lines += [f"{published.title(row.first.dataset)}: {protocol}, {count:,} samples"]
+    lines += ["hollow: published"] if hollow else []
+    ax.set_title("\n".join(lines), loc="left")
     ax.set_xlabel("network evaluations (NFE)")
     ax.set_ylabel(f"{panel.metric_title} ↓")
     ax.grid(axis="y")
     ax.set_axisbelow(True)
     style.log_axis(ax, "x", x_all, every=True)
     style.log_axis(ax, "y", y_all)
-    return bool(hollow)
+    return names

@@ -44,13 +44,15 @@ class Column:
     """A metric's column. Figures of one metric whose titles differ (other features) are different columns.
 
     ``key`` names the column in CSV and JSON: the metric's name, or for other than the default title the
-    title in lower case with underscores (``FD (digits-cnn)`` -> ``fd_digits_cnn``).
+    title in lower case with underscores (``FD (digits-cnn)`` -> ``fd_digits_cnn``). ``derived`` columns are made
+    from others, as a difference is, and have no standard deviation in CSV.
     """
 
     metric: str
     title: str
     key: str
     better: Better | None
+    derived: bool = False
 
     @property
     def header(self) -> str:
@@ -136,13 +138,28 @@ class Table:
 
     @property
     def headers(self) -> list[str]:
-        """The column headers as people read them; the last one is there only beside measured rows."""
+        """The column headers as people read them; see :attr:`origins` for the last one."""
         figures = ["NFE ↓", *(column.header for column in self.columns)]
-        return ["METHOD", *figures, *(["SOURCE"] if self.measured else [])]
+        return ["METHOD", *figures, *([self.origins] if self.origins else [])]
+
+    @property
+    def origins(self) -> str:
+        """Header of the column that tells where rows come from, empty where all come from the same.
+
+        ``SOURCE`` where measured rows stand beside published ones, ``SEEDS`` where measured rows differ in the
+        number of their seeds.
+        """
+        if len({row.source for _, row in self.rows()}) > 1:
+            return "SOURCE"
+        return "SEEDS" if len({len(row.seeds) for _, row in self.rows()}) > 1 else ""
+
+    def origin(self, row: Row) -> str:
+        """The row's entry in the column of :attr:`origins`."""
+        return row.origin if self.origins == "SOURCE" else str(len(row.seeds))
 
     @property
     def measured(self) -> bool:
-        """Whether any row was measured; a table without one is the paper's, and prints no source."""
+        """Whether any row was measured; a table without one is the paper's."""
         return any(row.source == "measured" for _, row in self.rows())
 
     @property

@@ -41,6 +41,11 @@ class PublishedRow:
     source: str
     note: str = ""
 
+    @property
+    def later(self) -> bool:
+        """Whether it is one of :func:`modern`'s, which the paper does not have."""
+        return self.group.startswith(LATER)
+
     def value(self, metric: str) -> float | None:
         """The printed cell as a number, None where the paper prints none."""
         text = self.texts.get(metric, "")
@@ -98,7 +103,7 @@ def for_dataset(name: str) -> list[PublishedRow]:
 def modern(name: str) -> list[PublishedRow]:
     """Methods later than the paper, as their authors published them, in the group ``Later methods``.
 
-    They are never part of the paper's tables; append them to :func:`for_dataset` to show them.
+    They are never part of the paper's own tables.
     """
     return [
         PublishedRow(

@@ -26,7 +26,8 @@ def render(tables: Table | Sequence[Table], format: str, *, standalone: bool = F
     Args:
         tables: one table or several.
         format: one of :data:`FORMATS`.
-        standalone: for ``latex``, a whole document instead of the tabulars alone.
+        standalone: for ``latex``, a whole document, which breaks long tables over pages, instead of tabulars; for
+            ``html``, a whole page instead of figures.
 
     Raises:
         UsageError: there is no such format.
@@ -38,6 +39,8 @@ def render(tables: Table | Sequence[Table], format: str, *, standalone: bool = F
         return Terminal(several)
     if format == "latex":
         return latex(several, standalone=standalone)
+    if format == "html" and standalone:
+        return _PAGE.format(title=html.escape(several[0].title if several else ""), body=_html(several))
     if format not in _TEXT:
         raise unknown("format", format, FORMATS)
     return _TEXT[format](several)
@@ -50,7 +53,9 @@ def _csv(tables: Sequence[Table]) -> str:
     if measured:
         names = ["dataset", "group", "method", "reference", "source", "nfe"]
         names += ["nfe_asked", "n", "samples", "protocol", "fingerprint"]
-    metrics = [name for key in keys for name in ([key, f"{key}_std"] if measured else [key])]
+    derived = {column.key for table in tables for column in table.columns if column.derived}
+    pairs = ([key, f"{key}_std"] if measured and key not in derived else [key] for key in keys)
+    metrics = [name for pair in pairs for name in pair]
     out = io.StringIO()
     writer = csv.DictWriter(out, names + metrics, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -128,14 +133,14 @@ def _markdown_table(table: Table) -> str:
     head = table.headers
     lines = [f"### {_escape_markdown(table.title)}", ""]
     lines.append(_markdown_line([_escape_markdown(text) for text in head]))
-    lines.append(_markdown_line([":--"] + ["--:"] * (1 + len(table.columns)) + [":--"] * table.measured))
+    lines.append(_markdown_line([":--"] + ["--:"] * (1 + len(table.columns)) + [":--"] * bool(table.origins)))
     for group in table.groups:
         lines.append(_markdown_line([f"**{_escape_markdown(group.title)}**"] + [""] * (len(head) - 1)))
         for row in group.rows:
             reference = f" ({row.reference})" if row.reference else ""
             cells = [shown(row.method, MARKS[row.mark][0] if row.mark else "", reference), shown(row.nfe)]
             cells += [shown(cell) for cell in row.cells]
-            cells += [row.origin] if table.measured else []
+            cells += [table.origin(row)] if table.origins else []
             lines.append(_markdown_line(cells))
     for note in table.footnotes:
         sign = f"<sup>{_escape_markdown(note.mark)}</sup> " if note.mark else ""
@@ -177,8 +182,8 @@ def _html_table(table: Table) -> str:
             cite = f' <cite class="reference">({html.escape(row.reference)})</cite>' if row.reference else ""
             line = f'<tr class="{row.source}"><th scope="row">{shown(row.method)}{mark}{cite}</th>'
             line += "".join(figure(cell) for cell in (row.nfe, *row.cells))
-            if table.measured:
-                line += f'<td class="source">{row.origin}</td>'
+            if table.origins:
+                line += f'<td class="source">{table.origin(row)}</td>'
             lines.append(line + "</tr>")
         lines.append("</tbody>")
     lines.append("</table>")
@@ -190,6 +195,31 @@ def _html_table(table: Table) -> str:
         lines.append("</figcaption>")
     return "\n".join([*lines, "</figure>", ""])
 
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; padding: 0 1em; max-width: 72em; color: #222; }}
+.cmbench-table {{ margin: 0 0 3em; overflow-x: auto; }}
+table {{ border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }}
+caption {{ text-align: left; font-weight: bold; padding-bottom: .4em; }}
+th, td {{ padding: .15em .7em; text-align: left; font-weight: normal; white-space: nowrap; }}
+thead th, tbody .group th {{ font-weight: bold; }}
+tbody {{ border-top: 1px solid; }}
+.figure, thead th:nth-child(n + 2) {{ text-align: right; font-variant-numeric: tabular-nums; }}
+sup {{ line-height: 0; }}
+cite {{ font-style: normal; color: #666; }}
+.notes p {{ margin: .2em 0; font-size: .9em; }}
+</style>
+</head>
+<body>
+{body}</body>
+</html>
+"""
 
 _TEXT: dict[str, Callable[[Sequence[Table]], str]] = {
     "md": _markdown,

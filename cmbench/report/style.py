@@ -18,14 +18,16 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1.2), (5, 1.5, 1, 1.5), (7, 2), (3, 1, 1, 1, 1, 1))
 INK = "#333333"
 HOLLOW: dict[str, Any] = {
-    "markerfacecolor": "white",
+    "markerfacecolor": "none",
     "linestyle": "none",
-    "markersize": 6.0,
+    "markersize": 6.5,
     "markeredgewidth": 1.0,
 }
 
+FONT = "DejaVu Sans"  # ships with matplotlib: the same letters on every machine
+
 _RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
+    "font.family": FONT,
     "font.size": 8.0,
     "axes.labelsize": 8.0,
     "axes.titlesize": 8.0,
@@ -91,12 +93,29 @@ def log_axis(ax: "Axes", name: str, values: Sequence[float], *, every: bool = Fa
     for value in sorted(set(values)):
         if not ticks or log(value / ticks[-1]) > room:
             ticks.append(value)
-    wide = LogLocator(subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5, steps=[1, 2, 5, 10])
+    steps: tuple[float, ...] = (1, 2, 5)
+    if high < 20 * low:
+        steps = (1, 1.5, 2, 3, 5, 7)
+    elif name == "x" and high > 200 * low:
+        steps = (1,)
+    wide = LogLocator(subs=steps) if high > 3 * low else MaxNLocator(5, steps=[1, 2, 5, 10])
     axis.set_major_locator(FixedLocator(ticks) if every else wide)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:g}" if value % 1 == 0 else f"{value:.3g}")
     )
+
+
+def shades(count: int) -> list[dict[str, Any]]:
+    """Looks of ``count`` lines that have an order, dark to light as grey print shows it too, for ``Axes.plot``."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    places = [0.85 * place / max(count - 1, 1) for place in range(count)]
+    colours = [to_hex(colormaps["viridis"](place)) for place in places]
+    return [
+        {**kind(place), "color": colour, "markeredgecolor": colour} for place, colour in enumerate(colours)
+    ]
 
 
 @contextmanager
@@ -111,10 +130,11 @@ def look() -> Iterator[None]:
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:
-    """Write ``stem.png`` and ``stem.pdf`` without times or versions: the same figure gives the same bytes."""
+    """Write ``stem`` as PNG, PDF and SVG without times or versions: the same figure gives the same bytes."""
     metadata = {
         "png": {"Software": None},
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+        "svg": {"Creator": None, "Date": None, "Format": None, "Type": None},
     }
     paths = []
     for kind, entries in metadata.items():

@@ -11,7 +11,7 @@ from cmbench.report import published as paper_rows
 from cmbench.report.aggregate import Measured, described, over_seeds, telling
 from cmbench.report.layout import METRICS, MISSING, Cell, Column, Group, Row, Table, number
 from cmbench.report.order import ranking
-from cmbench.report.published import BLOCKS, LATER, PublishedRow
+from cmbench.report.published import BLOCKS, PublishedRow
 
 HINT = "nothing measured yet: `cmbench run --dataset digits --method ddim --nfe 1 2` makes a first record"
 """What to print, with exit code 0, where there is no table to show."""
@@ -26,6 +26,7 @@ def build(
     dataset: str,
     published: Sequence[PublishedRow] | None = None,
     columns: Sequence[str] | None = None,
+    later: bool = False,
 ) -> Table:
     """The table of one data set: measured rows beside published ones, in the paper's groups.
 
@@ -44,23 +45,26 @@ def build(
     Args:
         records: of any data sets; those of ``dataset`` are used.
         dataset: registered name, such as ``cifar10``.
-        published: rows to show beside; default the paper's of this data set, ``()`` for none. Append
-            :func:`cmbench.report.published.modern` to show later methods.
+        published: rows to show beside; default the paper's of this data set, ``()`` for none.
         columns: metrics to show, in order; default FID, IS, precision and recall where there are any.
+        later: add the published rows of methods that the paper does not have.
 
     Raises:
         UsageError: a column is not the name of a metric.
     """
     shown = paper_rows.for_dataset(dataset) if published is None else list(published)
+    shown += paper_rows.modern(dataset) if later else []
     return _assemble(paper_rows.title(dataset), over_seeds(select(records, dataset)), shown, columns)
 
 
-def build_all(records: Sequence[Record], *, columns: Sequence[str] | None = None) -> list[Table]:
+def build_all(
+    records: Sequence[Record], *, columns: Sequence[str] | None = None, later: bool = False
+) -> list[Table]:
     """One table for every data set with records: the paper's data sets first, then by name."""
     names = {record.dataset for record in records}
     first = [name for name in ("cifar10", *BLOCKS) if name in names]
     ordered = [*first, *sorted(names.difference(first))]
-    return [build(records, dataset=name, columns=columns) for name in ordered]
+    return [build(records, dataset=name, columns=columns, later=later) for name in ordered]
 
 
 def build_published(paper: int, *, columns: Sequence[str] | None = None) -> Table:
@@ -69,23 +73,48 @@ def build_published(paper: int, *, columns: Sequence[str] | None = None) -> Tabl
     Raises:
         UsageError: there is no such table, or no such column.
     """
-    title = {1: "CIFAR-10", 2: "ImageNet 64 × 64 and LSUN 256 × 256"}
-    rows = paper_rows.load(paper)
-    return _assemble(f"{title[paper]}: {rows[0].source}", [], rows, columns)
+    return build_paper((), paper, columns=columns)
+
+
+def build_paper(
+    records: Iterable[Record], paper: int, *, columns: Sequence[str] | None = None, later: bool = False
+) -> Table:
+    """The paper's table with what was measured on its data sets beside it: as :func:`build`, in one table.
+
+    Raises:
+        UsageError: there is no such table, or no such column.
+    """
+    shown = paper_rows.load(paper)
+    datasets = list(dict.fromkeys(row.dataset for row in shown))
+    if later:
+        modern = [row for name in datasets for row in paper_rows.modern(name)]
+        several = len(datasets) > 1
+        shown += [
+            replace(row, group=f"{row.group}: {paper_rows.title(row.dataset)}") if several else row
+            for row in modern
+        ]
+    measured = over_seeds(record for record in records if record.dataset in datasets)
+    title = f"{_PAPER[paper]}: Song et al. (2023), Table {paper}"
+    return _assemble(title, measured, shown, columns or PAPER_COLUMNS[paper])
+
+
+_PAPER = {1: "CIFAR-10", 2: "ImageNet 64 × 64 and LSUN 256 × 256"}
+PAPER_COLUMNS = {1: ("fid", "is"), 2: ("fid", "precision", "recall")}
+"""The columns of the paper's two tables."""
 
 
 def _assemble(
     title: str, measured: list[Measured], published: list[PublishedRow], names: Sequence[str] | None
 ) -> Table:
     columns = _columns(measured, published, names)
-    known = any(row.group != LATER for row in published)
+    known = any(not row.later for row in published)
     order = published if known else [*paper_rows.load(1), *published]
-    blocks = (row.group for row in published if row.group == BLOCKS.get(row.dataset))
-    block = next(blocks, None)
+    blocks = {row.dataset: row.group for row in published if row.group == BLOCKS.get(row.dataset)}
     rows = [(row.group, row.method, float(row.nfe), _published_row(row, columns)) for row in published]
-    for item, extra in zip(measured, _row_notes(measured), strict=True):
+    for item, extra in zip(measured, row_notes(measured), strict=True):
         synthetic = "synthetic-data" if "pair_evaluations" in item.first.cost else ""
         mark = next((row.mark for row in order if row.method == item.first.label), synthetic)
+        block = blocks.get(item.first.dataset)
         if block:
             mark = "distillation" if item.first.group == _DISTILLATION else mark
         row = _measured_row(item, columns, extra, mark)
@@ -151,7 +180,7 @@ def _measured_row(item: Measured, columns: Sequence[Column], notes: Sequence[str
         mark=mark,
         source="measured",
         nfe=Cell(f"{round(counted, 1):g}", counted, notes=asked),
-        cells=tuple(_metric_cell(item, column) for column in columns),
+        cells=tuple(metric_cell(item, column) for column in columns),
         nfe_asked=record.nfe,
         seeds=item.seeds,
         samples=record.samples,
@@ -161,7 +190,8 @@ def _measured_row(item: Measured, columns: Sequence[Column], notes: Sequence[str
     )
 
 
-def _metric_cell(item: Measured, column: Column) -> Cell:
+def metric_cell(item: Measured, column: Column) -> Cell:
+    """The measured figure of a column, with the footnotes of what is missing; empty where it is another column's."""
     if column.metric not in item.metrics or item.title(column.metric) != column.title:
         return Cell()
     summary = item.metrics[column.metric]
@@ -177,12 +207,12 @@ def _metric_cell(item: Measured, column: Column) -> Cell:
     return Cell(text, summary.mean, summary.std, count, notes=partial, reason=reason)
 
 
-def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
+def row_notes(measured: Sequence[Measured]) -> list[list[str]]:
     """For each row: its protocol and samples where rows differ in them, and what tells it from its twins."""
     notes: list[list[str]] = [[] for _ in measured]
     if len({item.conditions for item in measured}) > 1:
         for own, item in zip(notes, measured, strict=True):
-            own.append(_conditions(item))
+            own.append(described_conditions(item))
     for own, item in zip(notes, measured, strict=True):
         if item.guidance:
             own.append(f"classifier-free {item.guidance}")
@@ -190,14 +220,9 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
             own.append(item.tuned)
     twins: dict[object, list[int]] = {}
     for place, item in enumerate(measured):
-        alike = (
-            item.first.group,
-            item.first.label,
-            item.nfe_counted,
-            item.conditions,
-            item.guidance,
-            item.tuned,
-        )
+        record = item.first
+        same = (record.dataset, record.group, record.label, item.nfe_counted)
+        alike = (*same, item.conditions, item.guidance, item.tuned)
         twins.setdefault(alike, []).append(place)
     for places in twins.values():
         if len(places) > 1:
@@ -207,7 +232,8 @@ def _row_notes(measured: Sequence[Measured]) -> list[list[str]]:
     return notes
 
 
-def _conditions(item: Measured) -> str:
+def described_conditions(item: Measured) -> str:
+    """``protocol digits (3ee0a668), 5,000 samples``."""
     protocol, fingerprint, samples = item.conditions
     return f"protocol {protocol} ({fingerprint[:8]}), {samples:,} samples"
 
@@ -216,21 +242,30 @@ def _remarks(measured: Sequence[Measured], published: Sequence[PublishedRow]) ->
     """How all measured rows were measured where they agree, and where published ones come from."""
     remarks = []
     if len({item.conditions for item in measured}) == 1:
-        remarks.append(f"measured: {_conditions(measured[0])}")
-    if any(len(item.seeds) > 1 for item in measured):
-        remarks.append("±: standard deviation over seeds")
+        remarks.append(f"measured: {described_conditions(measured[0])}")
+    remarks += seed_remarks(measured)
+    paper = dict.fromkeys(row.source for row in published if not row.later)
+    if measured and paper:
+        remarks.append(f"published: {', '.join(paper)}; Inception features, 50,000 samples")
+    if any(row.later for row in published):
+        remarks.append("later methods: Inception features, as reported by their authors")
+    return tuple(remarks)
+
+
+def seed_remarks(measured: Sequence[Measured]) -> list[str]:
+    """What ``±`` means in a table of these rows, and over how many seeds they are where that is one number."""
+    remarks = []
+    counts = {len(item.seeds) for item in measured}
+    if counts - {1}:
+        over = f"{counts.pop()} seeds" if len(counts) == 1 else "seeds"
+        remarks.append(f"means over {over}; ±: standard deviation over seeds")
     alone = [item for item in measured if any(one.own is not None for one in item.metrics.values())]
     if alone:
         of = " of a single seed" if len(alone) < len(measured) else ""
         remarks.append(
             f"±{of}: standard deviation of the figure itself (IS: over splits, else over draws of samples)"
         )
-    paper = dict.fromkeys(row.source for row in published if row.group != LATER)
-    if measured and paper:
-        remarks.append(f"published: {', '.join(paper)}; Inception features, 50,000 samples")
-    if any(row.group == LATER for row in published):
-        remarks.append("later methods: Inception features, as reported by their authors")
-    return tuple(remarks)
+    return remarks
 
 
 def _bold(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:

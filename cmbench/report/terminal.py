@@ -54,9 +54,8 @@ def _grid(table: Table, *, references: bool, compact: bool = False) -> "RichTabl
     grid.add_column(Text(method), min_width=max(words, default=0) + 1, overflow="fold")
     for header in figures:
         grid.add_column(Text(header), justify="right", overflow="fold")
-    origins = table.measured and {row.origin for _, row in table.rows()} != {"measured"}
-    if origins:
-        grid.add_column(Text(table.headers[-1]), overflow="fold")
+    if table.origins:
+        grid.add_column(Text(table.origins), min_width=len(table.origins), overflow="fold")
     for group in table.groups:
         grid.add_section()
         grid.add_row(Text(group.title, style="bold"))
@@ -66,8 +65,9 @@ def _grid(table: Table, *, references: bool, compact: bool = False) -> "RichTabl
             if references and row.reference:
                 name.append(f" ({row.reference})", style="dim")
             cells = [_text(cell, letters, compact) for cell in (row.nfe, *row.cells)]
-            if origins:
-                cells.append(Text(row.origin.replace(", ", "\n") if compact else row.origin))
+            if table.origins:
+                origin = table.origin(row)
+                cells.append(Text(origin.replace(", ", "\n") if compact else origin))
             style = "dim italic" if table.measured and row.source == "published" else ""
             grid.add_row(name, *cells, style=style)
     return grid

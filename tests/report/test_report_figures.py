@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from PIL import Image
 from report_factory import record
 
@@ -21,12 +23,18 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from report_factory import record
-from cmbench.report import figures, style
+from cmbench.report import figures, pareto, style
 runs = [(method, nfe, seed) for method in ("cd", "pd", "ddim") for nfe in (1, 2) for seed in (0, 1)]
 records = [record(*run, {{"fid": 10 / run[1] + run[2] / 7}}) for run in runs]
-for path in figures.nfe(records, "cifar10", Path(sys.argv[1])):
+out = Path(sys.argv[1])
+for path in figures.nfe(records, "cifar10", out) + pareto.pareto(records, "cifar10", out):
     print(path.name, __import__("hashlib").sha256(path.read_bytes()).hexdigest())
 """
+
+
+def lines(ax: Axes) -> list[Line2D]:
+    """The lines of figures, without those that lead to their names."""
+    return [line for line in ax.lines if line.get_transform() == ax.transData]
 
 
 @pytest.fixture
@@ -50,7 +58,10 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
-    assert [line.split()[0] for line in outputs.pop().splitlines()] == ["nfe-cifar10.png", "nfe-cifar10.pdf"]
+    assert [line.split()[0] for line in outputs.pop().splitlines()] == [
+        *("nfe-cifar10.png", "nfe-cifar10.pdf", "nfe-cifar10.svg"),
+        *("pareto-cifar10.png", "pareto-cifar10.pdf", "pareto-cifar10.svg"),
+    ]
 
 
 def test_nfe_draws_means_at_counted_evaluations(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -59,7 +70,7 @@ def test_nfe_draws_means_at_counted_evaluations(tmp_path: Path, drawn: list[Figu
     records += [record("pd", 1, metrics={"fid": Metric.missing("diverged")})]
     figures.nfe(records, "cifar10", tmp_path)
     (ax,) = drawn[0].axes
-    filled = [line for line in ax.lines if line.get_markerfacecolor() != "white"]
+    filled = [line for line in lines(ax) if line.get_markerfacecolor() != "none"]
     assert [[tuple(point) for point in line.get_xydata()] for line in filled] == [
         [(1, 4.5), (2, 2.5)],
         [(35, 2.0)],
@@ -76,9 +87,9 @@ def test_nfe_separates_protocols_and_shows_the_paper_only_beside_its_own_metric(
     figures.nfe([record("cd", 1), record("cd", 1, titles=own, protocol="digits")], "cifar10", tmp_path)
     inception, digits = drawn[0].axes
     assert inception.get_ylabel() == "FID ↓" and digits.get_ylabel() == "FD (digits-cnn) ↓"
-    hollow = [line for line in inception.lines if line.get_markerfacecolor() == "white"]
+    hollow = [line for line in lines(inception) if line.get_markerfacecolor() == "none"]
     assert [tuple(point) for point in hollow[0].get_xydata()] == [(1, 3.55), (2, 2.93)]
-    assert not [line for line in digits.lines if line.get_markerfacecolor() == "white"]
+    assert not [line for line in lines(digits) if line.get_markerfacecolor() == "none"]
 
 
 def test_more_lines_than_colours_are_a_panel_for_each_group(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -88,9 +99,10 @@ def test_more_lines_than_colours_are_a_panel_for_each_group(tmp_path: Path, draw
     figures.nfe(many, "cifar10", tmp_path)
     axes = drawn[0].axes
     assert [ax.get_title(loc="left").splitlines()[0] for ax in axes] == ["group 0", "group 1"]
-    assert [len(ax.lines) for ax in axes] == [4, 4]
+    assert [len(lines(ax)) for ax in axes] == [4, 4]
     assert axes[0].get_ylim() == axes[1].get_ylim()
-    looks = {(line.get_color(), line.get_marker()) for line in axes[0].lines}
+    assert list(axes[0].get_yticks()) == list(axes[1].get_yticks())
+    looks = {(line.get_color(), line.get_marker()) for line in lines(axes[0])}
     assert len(looks) == 4
 
 
@@ -163,6 +175,7 @@ def test_samples_figure(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         "figures/samples-digits.png",
         "figures/samples-digits.pdf",
+        "figures/samples-digits.svg",
     ]
     with pytest.raises(UsageError, match="seed 4"):
         figures.samples([own], "digits", 4, tmp_path / "previews", tmp_path)

@@ -36,18 +36,9 @@ def test_guided_runs_are_lines_of_their_own(tmp_path: Path, monkeypatch: pytest.
     drawn = []
     monkeypatch.setattr(style, "save", lambda figure, path: drawn.append(figure) or [path])
     figures.nfe(RECORDS, "cifar10", tmp_path)
-    texts = {
-        text.get_text()
-        for ax in drawn[0].axes
-        for text in (ax.get_legend() or figures_legend(drawn[0])).get_texts()
-    }
+    texts = {text.get_text() for ax in drawn[0].axes for text in ax.texts}
     assert texts >= {
         "DDIM",
         "DDIM, guidance w = 2",
         "DDIM, guidance w = 2 for 0.2 < σ ≤ 5",
     }
-
-
-def figures_legend(figure):
-    (legend,) = figure.legends
-    return legend
