@@ -96,9 +96,11 @@ def say(what):
     with open(me + ".made", "a") as file:
         print(what, file=file)
 def slow(self, need, *args, **more):
-    say("train " + need.method.name + " " + need.recipe.__dict__.get("metric", ""))
+    Path(me + ".busy").touch()
     time.sleep(float(pause))
-    return train(self, need, *args, **more)
+    made = train(self, need, *args, **more)  # or Busy: the other process is training its teacher
+    say("train " + need.method.name + " " + need.recipe.__dict__.get("metric", ""))
+    return made
 def told(out, record):
     say("record " + record.key)
     return write(out, record)
@@ -151,7 +153,7 @@ def test_what_a_killed_process_was_training_is_finished_by_the_other(tmp_path: P
     single = start(tmp_path / "single", [tmp_path / "single"], 0, *words, tmp_path / "alone")
     assert single.wait(timeout=600) == 0
     stuck = start(tmp_path / "stuck", [tmp_path / "stuck"], 1000, *words, tmp_path / "out")
-    while not said(tmp_path / "stuck"):
+    while not (tmp_path / "stuck.busy").exists():
         assert stuck.poll() is None
         time.sleep(0.05)
     heir = start(tmp_path / "heir", [tmp_path / "heir"], 0, *words, tmp_path / "out")
