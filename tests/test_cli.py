@@ -340,11 +340,11 @@ def test_table_without_records_says_how_to_make_some_on_stderr(cmbench, tmp_path
 
 
 def test_figures(cmbench, done):
-    for words in (["figure", "nfe"], ["figure", "samples", "--seed", "1"]):
+    for words in (["figure", "nfe"], ["figure", "pareto"], ["figure", "samples", "--seed", "1"]):
         made = cmbench(*words, "--out", done)
         assert made.code == 0
         paths = [Path(line) for line in made.out.splitlines()]
-        assert {path.suffix for path in paths} == {".png", ".pdf"}
+        assert {path.suffix for path in paths} == {".png", ".pdf", ".svg"}
         for path in paths:
             assert path.stat().st_size > 1000
             if path.suffix == ".png":
@@ -444,6 +444,7 @@ def test_sample_with_a_given_checkpoint_trains_nothing(sampled, done, tmp_path):
         ["run", "--help"],
         ["--version"],
         ["table", "--published"],
+        ["figure", "--help"],
         ["run", "--method", "cdd", "--nfe", "1"],
     ],
 )
