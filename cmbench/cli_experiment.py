@@ -67,8 +67,19 @@ def experiment(
     if name is None:
         _list(as_json)
         return
-    if name == "editing":
-        raise UsageError(f"editing has a command of its own: cmbench edit measure --dataset {dataset}")
+    if name == "editing":  # no arms of trainings, but images edited: an engine and results of its own
+        if protocol or weights or precision:
+            raise UsageError(
+                "editing: --protocol, --weights and --precision do not apply; see cmbench edit measure --help"
+            )
+        from cmbench.cli_edit import measure
+
+        measure(
+            dataset=dataset, seed=seed or [0, 1, 2], images=samples, data=data, preset=preset or "quick",
+            settings=settings, checkpoint=checkpoint, batch_size=batch_size, device=device, out=out,
+            offline=offline, as_json=as_json,
+        )  # fmt: skip
+        return
     chosen = recipe.on(
         *recipe.load(name), dataset, preset
     )  # before torch is imported: a typo is answered at once
@@ -103,6 +114,7 @@ def _list(as_json: bool) -> None:
         print(listing.as_json("experiments"))
     else:
         console.out.print(listing.as_table("experiments"))
+        console.out.print("and editing: zero-shot edits beside diffusion's, as cmbench edit measure makes them")
 
 
 def _show(made: "Manifest", out: Path) -> None:

@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from cmbench import records
+from cmbench.editing import records as edits
 from cmbench.errors import UsageError
 from cmbench.experiments import manifest
 from cmbench.paths import atomic
 from cmbench.records import Record
-from cmbench.report import curves, figures, pareto, published, tables
+from cmbench.report import curves, editing_figure, figures, pareto, published, tables
 from cmbench.report.compare import compare
 from cmbench.report.grid import preview_path
 from cmbench.report.layout import Table
@@ -24,7 +25,7 @@ def regenerate(out: Path) -> tuple[list[Path], list[str]]:
 
     Tables, each as Markdown, LaTeX (a document that compiles), CSV and HTML: ``table1`` and ``table2`` (the paper's,
     with what was measured on their data sets), ``<data set>`` and ``<data set>-compare``. Figures, each as PNG, PDF
-    and SVG: ``nfe-``, ``pareto-`` and ``samples-<data set>``, and one for each experiment.
+    and SVG: ``nfe-``, ``pareto-`` and ``samples-<data set>``, one for each experiment, and those of editing.
 
     Returns:
         The files, and for what could not be made the reasons, a line each.
@@ -58,6 +59,11 @@ def regenerate(out: Path) -> tuple[list[Path], list[str]]:
     if not found:
         skipped.append(f"tables and figures of data sets: no records under {out}/runs")
     _experiments(out, attempt, skipped)
+    for name in edits.datasets(out):
+        edited = edits.read(out, name)
+        assert edited is not None  # datasets() has seen its file
+        attempt(f"figures/editing-{name}", partial(editing_figure.panels, edited, out))
+        attempt(f"figures/editing-nfe-{name}", partial(editing_figure.quality, edited, out))
     return made, skipped
 
 

@@ -58,10 +58,18 @@ def test_without_a_name_it_lists_what_there_is(cmbench: Commands):
     assert all(name in shown for name in names)
 
 
-def test_a_typo_and_editing_are_answered_in_one_line(cmbench: Commands):
+def test_a_typo_is_answered_in_one_line(cmbench: Commands):
     assert "did you mean 'fig3a'" in cmbench("experiment", "fig3aa").error
-    result = cmbench("experiment", "editing", "--dataset", "mnist")
-    assert result.error.endswith("cmbench edit measure --dataset mnist") and result.status == 2
+
+
+def test_editing_is_an_experiment_with_an_engine_of_its_own(cmbench: Commands, tmp_path: Path):
+    assert "editing" in cmbench("experiment").out
+    refused = cmbench("experiment", "editing", "--protocol", "digits")
+    assert refused.status == 2 and "--protocol" in refused.error
+    result = cmbench(
+        "experiment", "editing", "--checkpoint", tmp_path / "none.safetensors", "--out", tmp_path / "out"
+    )
+    assert result.status and "none.safetensors" in result.error
 
 
 @pytest.mark.slow
