@@ -114,7 +114,9 @@ def _list(as_json: bool) -> None:
         print(listing.as_json("experiments"))
     else:
         console.out.print(listing.as_table("experiments"))
-        console.out.print("and editing: zero-shot edits beside diffusion's, as cmbench edit measure makes them")
+        console.out.print(
+            "and editing: zero-shot edits beside diffusion's, as cmbench edit measure makes them"
+        )
 
 
 def _show(made: "Manifest", out: Path) -> None:
