@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint docs digits results bench clean
+.PHONY: demo test quick lint docs digits experiments results bench clean
 
 demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
 	$(BIN)/cmbench run --method cd --nfe 1 2
@@ -26,6 +26,13 @@ docs: $(VENV)/.installed  ## the pages that are made from the code
 digits: $(VENV)/.installed  ## measure again what results/shipped holds for the digits: every method, three seeds
 	$(BIN)/cmbench run --method all --seed 0 1 2 --out results/shipped
 	$(BIN)/cmbench run --method cd pd --nfe 4 --seed 0 1 2 --out results/shipped
+	$(BIN)/cmbench regenerate --out results/shipped
+
+experiments: $(VENV)/.installed  ## measure again Figures 3 and 4 and editing on the digits, and with DATA=DIR on MNIST
+	for one in fig3a fig3b fig3c fig3d fig4; do $(BIN)/cmbench experiment $$one --out results/shipped || exit 1; done
+	$(BIN)/cmbench experiment editing --samples 500 --out results/shipped
+	if [ -n "$(DATA)" ]; then for one in fig3a fig3b fig3c fig3d; do \
+		$(BIN)/cmbench experiment $$one --dataset mnist --data $(DATA) --out results/shipped || exit 1; done; fi
 	$(BIN)/cmbench regenerate --out results/shipped
 
 results: $(VENV)/.installed  ## make every table and figure of results/shipped again, from its records alone
