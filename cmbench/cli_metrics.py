@@ -79,7 +79,12 @@ def score(
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A run: method:nfe, as cd:2, or the beginning of a record's key.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A run: method:nfe, as cd:2, cd:2:metric=l1, or the beginning of a record's key."
+        ),
+    ],
     b: Annotated[str, typer.Argument(help="The run to compare it with.")],
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="fid, is, precision, recall; all by default.")

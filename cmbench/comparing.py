@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 OF_REFERENCE = "recall"
 """The metric whose flags belong to the reference images, not to the samples."""
 
+DEFAULT = "default"
+"""The value that stands for a method's own in a selector."""
+
 LEVEL = 0.05
 """A p-value above this shows no difference."""
 
@@ -93,7 +96,8 @@ def pairs(
 
     Args:
         records: all there are.
-        a: ``method:nfe``, or the first digits of a record's key.
+        a: ``method:nfe``, ``method:nfe:setting=value`` (of the recipe; ``default`` where it is the method's), or the
+            first digits of a record's key.
         b: likewise.
         dataset: of records named by method.
         seeds: those to use; by default all that both have.
@@ -126,7 +130,8 @@ def pairs(
     if len(by_seed) < len(found):
         keys = sorted({record.key[:8] for pair in found for record in (pair.a, pair.b)})
         raise UsageError(
-            f"several runs of one seed fit {a} or {b}: name them by their keys ({', '.join(keys)})"
+            f"several runs of one seed fit {a} or {b}: name a setting that tells them, as {a}:metric={DEFAULT}, "
+            f"or their keys ({', '.join(keys)})"
         )
     lacking = sorted(set(seeds or ()) - set(by_seed))
     if lacking:
@@ -135,20 +140,34 @@ def pairs(
 
 
 def _selected(records: Sequence[Record], selector: str, dataset: str) -> list[Record]:
-    method, colon, nfe = selector.rpartition(":")
-    if not colon:
+    method, *rest = selector.split(":")
+    if not rest:
         found = [record for record in records if record.key.startswith(selector)]
         if len(selector) < 4 or not found:
             raise UsageError(
                 f"'{selector}' is neither method:nfe, as cd:2, nor the beginning of a record's key"
             )
         return found
+    nfe, settings = rest[0], rest[1:]
     own = [record for record in records if record.dataset == dataset]
     found = [record for record in own if (record.method, str(record.nfe)) == (method, nfe)]
     if not found:
         known = {f"{record.method}:{record.nfe}" for record in own}
-        raise unknown(f"run on {dataset}", selector, known)
+        raise unknown(f"run on {dataset}", f"{method}:{nfe}", known)
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        found = [record for record in found if _value(record, name) == value]
+        if not found:
+            raise UsageError(f"{selector}: no record has {name}={value}")
     return found
+
+
+def _value(record: Record, name: str) -> str:
+    """A setting of the recipe, ``default`` where it is the method's: identities hold only what differs."""
+    entry: Any = record.identity.get("recipe", {})
+    for part in name.split("."):
+        entry = entry.get(part, DEFAULT) if isinstance(entry, Mapping) else DEFAULT
+    return str(entry)
 
 
 def _why_not(left: Sequence[Record], right: Sequence[Record], seeds: Sequence[int] | None) -> str:

@@ -193,6 +193,18 @@ def test_runs_of_several_kinds_are_chosen_by_options_or_keys(cmbench: Commands) 
     assert cmbench("compare", twin.key[:8], "pd:1").status == 0
 
 
+def test_a_setting_of_the_recipe_tells_runs_of_one_method(cmbench: Commands) -> None:
+    flags = np.arange(100) % 2 == 0
+    store(record("CD"), precision=flags)
+    other = {"recipe": {"metric": "l1", "fit": {"steps": 7}}}
+    store(record("CD", identity=other), precision=~flags)
+    done = cmbench("compare", "cd:1", "cd:1:metric=l1")
+    assert done.status == 2 and "cd:1:metric=default" in done.error
+    for selector in ("cd:1:metric=l1", "cd:1:fit.steps=7", "cd:1:metric=l1:fit.steps=7"):
+        assert cmbench("compare", selector, "cd:1:metric=default").status == 0
+    assert "no record has metric=l2" in cmbench("compare", "cd:1:metric=l2", "cd:1:metric=l1").error
+
+
 def test_missing_and_damaged_values_by_sample_are_named(cmbench: Commands) -> None:
     store(record("CD"), fid=np.zeros(100))
     b = store(record("PD"), fid=np.ones(100))

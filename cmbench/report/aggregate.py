@@ -131,18 +131,28 @@ def _measured(records: Sequence[Record]) -> Measured:
 def telling(rows: Sequence[Measured]) -> list[str]:
     """For rows that would print alike, the entries of the identity that differ between them, at most three.
 
-    Entries of entries are named with dots: ``recipe.steps``.
+    Entries of entries are named with dots: ``recipe.steps``. The hash of the training is named only where nothing that
+    a reader can tell differs.
     """
     flat = [_flatten(row.first.identity) for row in rows]
     names = sorted({name for entries in flat for name in entries}, key=lambda name: (name in BY_SEED, name))
     differ = [name for name in names if len({entries.get(name) for entries in flat}) > 1]
-    return [name for name in differ if name not in BY_SEED][:3] or differ[:3]
+    told = [name for name in differ if name not in BY_SEED]
+    return [name for name in told if name != "training"][:3] or told[:3] or differ[:3]
 
 
 def described(row: Measured, names: Sequence[str]) -> str:
-    """These entries of a row's identity in words: ``checkpoint 3f02, recipe.steps 800``."""
+    """These entries of a row's identity in words: ``checkpoint 3f02, steps 800``.
+
+    Identities hold those settings of a recipe alone that differ from the method's defaults.
+    """
     entries = _flatten(row.first.identity)
-    return ", ".join(f"{name} {entries.get(name, 'none')[:24]}" for name in names)
+
+    def value(name: str) -> str:
+        absent = "by default" if name.startswith("recipe.") else "none"
+        return entries.get(name, absent)[:24]
+
+    return ", ".join(f"{name.removeprefix('recipe.')} {value(name)}" for name in names)
 
 
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

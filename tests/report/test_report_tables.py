@@ -82,8 +82,8 @@ def test_unlike_runs_are_never_averaged_and_say_what_differs() -> None:
     ]
     table = tables.build(records, dataset="cifar10", published=())
     assert sorted((row.cells[0].text, row.method.notes) for row in measured(table)) == [
-        ("3.10 ± 0.14", ("recipe.steps 400",)),
-        ("4.00", ("recipe.steps 800",)),
+        ("3.10 ± 0.14", ("steps 400",)),
+        ("4.00", ("steps 800",)),
     ]
 
 
