@@ -480,7 +480,11 @@ def test_ctrl_c_in_training_is_one_line_and_the_work_is_kept(tmp_path):
 
     words = ["train", "--method", "ct", *SMALL, "--set", "ct.fit.steps=100000", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cmbench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "cmbench", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     while not list(tmp_path.rglob("*.state")):
         assert process.poll() is None
