@@ -58,7 +58,7 @@ def line_names(rows: Sequence[Measured]) -> list[str]:
     """For each row, the name of the curve that it is a point of: its label, with what tells it from its twins."""
     methods: dict[tuple[str, str, str], list[int]] = {}
     for place, row in enumerate(rows):
-        methods.setdefault((row.first.group, row.first.label, row.guidance), []).append(place)
+        methods.setdefault((row.first.group, row.first.label, row.guidance or row.tuned), []).append(place)
     names = [""] * len(rows)
     for (_, label, guidance), places in methods.items():
         alike: dict[object, list[Measured]] = {}
