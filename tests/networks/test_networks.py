@@ -16,6 +16,7 @@ SHAPE = (3, 16, 16)
 SONG = {"kind": "song", "channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [8]}
 TINY = {
     "unet": {"kind": "unet", "channels": 16, "multipliers": [1, 2], "attention": [8]},
+    "unet of patches": {"kind": "unet", "channels": 16, "multipliers": [1, 2], "attention": [4], "patch": 2},
     "ddpm++": SONG,
     "ncsn++": {**SONG, "embedding": "fourier", "encoder": "residual", "resample_filter": [1, 3, 3, 1]},
     "adm": {
@@ -208,6 +209,7 @@ def test_checkpointing_gives_the_same_gradients():
         ({"kind": "unet", "channels": "64"}, "'channels'.*whole number"),
         ({"kind": "unet", "channels": 7}, "even number of channels"),
         ({"kind": "unet", "blocks": 0}, "blocks >= 1"),
+        ({"kind": "unet", "patch": 3}, "patch=3 must divide the 16x16"),
         ({"kind": "unet", "multipliers": []}, "multipliers"),
         ({"kind": "unet", "multipliers": [1, 0.5]}, "'multipliers'.*list of whole numbers"),
         ({"kind": "unet", "attention": [5]}, r"attention at \[5\].*\[16, 8, 4\]"),
