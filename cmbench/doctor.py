@@ -116,14 +116,14 @@ def _lpips_backbone() -> Path:
 
 
 def _references() -> list[Finding]:
-    from cmbench.metrics import protocols
+    from cmbench.metrics import protocols, references
 
     found = []
     for name in protocols.names():
         for dataset, spec in protocols.get(name).references.items():
             if spec.file is None:
                 continue
-            path = cache_dir() / "references" / spec.file
+            path = references.kept_at(spec.file)
             how = f"put {spec.url} into {path.parent}"
             if spec.rebuild:
                 how += "; else computed from the training images, which the record says"

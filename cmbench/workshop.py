@@ -388,7 +388,7 @@ class Workshop:
 
         job = TrainJob(
             recipe=need.recipe,
-            images=self.images,
+            images=self.images.present(),
             network=network,
             classes=header.classes,
             noise=self.common.noise,

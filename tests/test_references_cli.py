@@ -269,7 +269,7 @@ def test_building_says_what_it_cannot_build(cmbench: Commands, tmp_path: Path) -
     images = tmp_path / "images.npz"
     np.savez(images, arr_0=np.zeros((2, 64, 64, 3), np.uint8))
     published = cmbench("reference", "build", "-d", "imagenet64", "--data", images)
-    assert published.status == 2 and "which its images do not give" in published.error
+    assert published.status == 2 and "not with what its images give" in published.error
     np.savez(images, arr_0=np.zeros((2, 8, 8, 1), np.uint8))
     weights = cmbench("reference", "build", "-d", "digits", "--protocol", "torch-fidelity", "--offline")
     assert weights.status == 1 and "inception-v3 weights not found" in weights.error

@@ -201,7 +201,7 @@ def test_without_the_data_set_a_statistics_file_stands_for_it(tmp_path: Path) ->
     with pytest.raises(UsageError, match="cannot be downloaded"):
         known.read([0] if len(known) else np.arange(0))
     with pytest.raises(UsageError, match="no CIFAR-10"):
-        scoring.open_known("cifar10", None, False, protocols.get("cifar10-resnet"))
+        scoring.open_known("cifar10", None, False, protocols.get("cifar10-resnet")).read([0])
 
 
 def test_runs_of_several_seeds_share_a_row_and_two_files_of_one_seed_do_not(

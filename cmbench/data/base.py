@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cmbench import registry
-from cmbench.errors import UsageError
+from cmbench.errors import CmbenchError, UsageError, WorkError
 
 Shape = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
@@ -43,7 +43,7 @@ class ImageData:
         name: the registered name (``cifar10``), or the file's own where a path was opened.
         title: as tables print it.
         source: what reads the images; safe to use from threads, forked and spawned processes.
-        labels: int64 [N] in 0 .. classes - 1, or None.
+        labels: int64 [N] in 0 .. classes - 1, or None; of a deferred set they come with :meth:`present`.
         classes: how many classes the labels name; 0 without labels.
     """
 
@@ -75,6 +75,10 @@ class ImageData:
             raise IndexError(f"image indices {rows.min()} .. {rows.max()} leave 0 .. {len(self) - 1}")
         return self.source.read(rows.astype(np.intp))
 
+    def present(self) -> "ImageData":
+        """The data set with its content: itself, or what a deferred one opens now (and raises as that does)."""
+        return self.source.open() if isinstance(self.source, Deferred) else self
+
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits of SHA-256 over shape, images and labels.
@@ -82,6 +86,8 @@ class ImageData:
         Of arrays the content counts (an ``.npz`` and the same array in memory agree). Of image files, too
         many to read for this, it is the sorted relative names, the file sizes, and the size resized to.
         """
+        if isinstance(self.source, Deferred):
+            return self.source.fingerprint
         labels = b"" if self.labels is None else self.labels.astype("<i8").tobytes()
         parts = repr((len(self), *self.shape)).encode(), self.source.digest(), labels
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -99,6 +105,8 @@ class DatasetSpec:
         load: (folder or file of the user's, or None; may download) -> the opened training split.
         how_to_get: one line for a user who lacks it.
         locate: (folder or file, or None) -> where the data lies, or None where it is absent; decodes nothing.
+        content: number of images and :attr:`ImageData.fingerprint` of the published set. Where it is absent, it is
+            then opened when an image is first read.
         load_resized: (folder or file, or None; size) -> the images cropped and resized to size x size; None
             for sets that come in one size.
     """
@@ -110,6 +118,7 @@ class DatasetSpec:
     load: Callable[[Path | None, bool], ImageData]
     how_to_get: str
     locate: Callable[[Path | None], str | None]
+    content: tuple[int, str] | None = None
     load_resized: Callable[[Path | None, int], ImageData] | None = None
 
 
@@ -137,6 +146,54 @@ class ArraySource:
         return content_digest(self)
 
 
+class Deferred:
+    """The images of a data set whose content is known, opened when one is first read: many runs need only its name.
+
+    Args:
+        shape: C, H, W.
+        count: how many images there are.
+        fingerprint: :attr:`ImageData.fingerprint` of the content.
+        load: opens it, with a download if need be.
+    """
+
+    def __init__(self, shape: Shape, count: int, fingerprint: str, load: "Callable[[], ImageData]") -> None:
+        self.shape, self.fingerprint = shape, fingerprint
+        self._count, self._load = count, load
+        self._opened: ImageData | CmbenchError | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def open(self) -> ImageData:
+        """The data set itself, loaded at the first call.
+
+        Raises:
+            UsageError: it is not there and may not be downloaded.
+            WorkError: the download failed, or gave other images.
+        """
+        if self._opened is None:
+            try:
+                opened = self._load()
+                if opened.fingerprint != self.fingerprint:
+                    raise WorkError(
+                        f"{opened.title} as found has fingerprint {opened.fingerprint}, not {self.fingerprint}"
+                    )
+                self._opened = opened
+            except CmbenchError as error:
+                self._opened = error  # whoever asks next is told at once
+        if isinstance(self._opened, CmbenchError):
+            raise self._opened
+        return self._opened
+
+    def read(self, indices: Indices) -> Pixels:
+        """The images at ``indices``, uint8 [B, C, H, W]; raises as :meth:`open`."""
+        return self.open().read(indices)
+
+    def digest(self) -> bytes:
+        """That of the content; raises as :meth:`open`."""
+        return self.open().source.digest()
+
+
 def content_digest(source: Source, chunk: int = 1024) -> bytes:
     """SHA-256 over the bytes of all images in order, each as C, H, W."""
     content = hashlib.sha256()
@@ -148,7 +205,7 @@ def content_digest(source: Source, chunk: int = 1024) -> bytes:
 def open_dataset(
     name: str, data: Path | None = None, download: bool = True, size: int | None = None
 ) -> ImageData:
-    """Open a registered data set's training split.
+    """Open a registered data set's training split, or promise to where it is absent and its content is known.
 
     Args:
         name: registered name, built in or of a plug-in.
@@ -165,6 +222,9 @@ def open_dataset(
     if data is not None and not data.exists():
         raise UsageError(f"there is nothing at {data}: give the folder or file that holds {spec.title}")
     if size is None:
+        if spec.content and spec.shape and data is None and spec.locate(None) is None:
+            late = Deferred(spec.shape, *spec.content, partial(spec.load, None, download))
+            return ImageData(spec.name, spec.title, late, None, spec.classes)
         return spec.load(data, download)
     if spec.load_resized is None:
         raise UsageError(f"{spec.title} comes in one size: leave the size {size} away")

@@ -104,8 +104,8 @@ class Originals:
         """The images' labels [N] for a network of so many classes; drawn where they have none."""
         if not classes:
             return None
-        if self.source.labels is not None:
-            return torch.from_numpy(self.source.labels[self.picked])
+        if (known := self.source.present().labels) is not None:
+            return torch.from_numpy(known[self.picked])
         return class_labels(seed, range(self.count), classes)
 
     def problem(self, task: str, seed: int) -> Problem:

@@ -68,7 +68,7 @@ def _file(spec: ReferenceSpec, download: bool) -> tuple[Path | None, str | None]
     """The statistics file, or None and why it is absent (None as well where the protocol names no file)."""
     if spec.path is not None or spec.file is None:
         return spec.path, None
-    path = cache_dir() / "references" / spec.file
+    path = references.kept_at(spec.file)
     if path.is_file():
         return path, None
     if spec.url is None or not download:

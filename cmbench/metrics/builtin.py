@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cmbench.metrics.protocols import ExtractorSpec, Protocol, ReferenceSpec, metric
 
@@ -21,8 +22,7 @@ def _adm_reference(folder: str, file: str) -> ReferenceSpec:
 
 def _own(dataset: str, extractor: str, suffix: str, samples: int, references: int | None) -> Protocol:
     """A protocol whose features are those of our own classifier for this data set, and are named after it."""
-    index = json.loads((Path(__file__).parent.parent / "assets" / "extractors" / "index.json").read_text())
-    spec = ExtractorSpec(extractor, index.get(extractor, {}).get("sha256"))
+    spec = ExtractorSpec(extractor, _index("extractors").get(extractor, {}).get("sha256"))
     return Protocol(
         name=extractor if dataset == "cifar10" else dataset,
         title=f"{dataset} by the features and class probabilities of our own classifier, {extractor}",
@@ -39,9 +39,21 @@ def _own(dataset: str, extractor: str, suffix: str, samples: int, references: in
             ),
             metric("kid", extractor, "features", f"KID-{suffix}", subset_size=min(1000, samples // 8)),
         ),
-        references={dataset: ReferenceSpec(f"{dataset} training set")},
+        references={dataset: _training_set(dataset, extractor)},
         samples=samples,
     )  # fmt: skip
+
+
+def _training_set(dataset: str, extractor: str) -> ReferenceSpec:
+    """The statistics that come with the package where there are some, else the images themselves."""
+    file, name = f"{extractor}-train.npz", f"{dataset} training set"
+    digest = _index("references").get(file)
+    return ReferenceSpec(name) if digest is None else ReferenceSpec(name, file, None, digest, rebuild=False)
+
+
+def _index(kind: str) -> dict[str, Any]:
+    path = Path(__file__).parent.parent / "assets" / kind / "index.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 PROTOCOLS = (

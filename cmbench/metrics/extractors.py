@@ -270,8 +270,9 @@ def _clip(path: Path, resize: str) -> nn.Module:
     return CLIP(path, resize)
 
 
-def _own(name: str) -> Definition:
-    return Definition(name, {"features": 64, "logits": 10}, f"{name}.safetensors", None, None, _Classifier)
+def _own(name: str, features: int = 64) -> Definition:
+    layers = {"features": features, "logits": 10}
+    return Definition(name, layers, f"{name}.safetensors", None, None, _Classifier)
 
 
 _CLIP_HASH = "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
@@ -283,7 +284,7 @@ def _registry() -> dict[str, Definition]:
     known = (
         _own("digits-cnn"),
         _own("mnist-cnn"),
-        _own("cifar10-resnet"),
+        _own("cifar10-resnet", 96),
         Definition(
             "inception-v3",
             {"pool3": 2048, "logits_unbiased": 1008, "spatial": 2023},

@@ -38,6 +38,11 @@ def folder() -> Path:
     return cache_dir() / "references"
 
 
+def _folders() -> tuple[Path, ...]:
+    """Those that come with the package, and those of the user."""
+    return references.SHIPPED, folder()
+
+
 # --- naming a reference --------------------------------------------------------------------------
 
 
@@ -67,7 +72,7 @@ def with_reference(protocol: Protocol, given: str, dataset: str, download: bool)
     match = CLEANFID_NAME.fullmatch(given)
     if match:
         _check_resize(protocol, given, CLEANFID_RESIZE[match[1]])
-    kept = next((place for end in ("", *SUFFIXES) if (place := folder() / f"{given}{end}").is_file()), None)
+    kept = _kept(given)
     if kept is None and match:
         if not download:
             raise UsageError(f"--against {given}: not in {folder()}, and nothing is downloaded (--offline)")
@@ -79,6 +84,12 @@ def with_reference(protocol: Protocol, given: str, dataset: str, download: bool)
     if path.suffix in SUFFIXES or len(path.parts) > 1:
         raise UsageError(f"there is no reference file {given}")
     raise unknown("reference", given, [entry.name for entry in entries()])
+
+
+def _kept(name: str) -> Path | None:
+    """The file of this name, with or without its ending."""
+    places = (where / f"{name}{end}" for where in _folders() for end in ("", *SUFFIXES))
+    return next((place for place in places if place.is_file()), None)
 
 
 def _check_resize(protocol: Protocol, name: str, resize: str) -> None:
@@ -131,7 +142,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """All references that are kept, then those that built-in protocols look for in vain."""
-    kept = sorted(place for end in SUFFIXES for place in folder().glob(f"*{end}"))
+    kept = [place for where in _folders() for end in SUFFIXES for place in sorted(where.glob(f"*{end}"))]
     looking = users()
     found = [dataclasses.replace(look(place), used_by=tuple(looking.get(place.name, ()))) for place in kept]
     there = {place.name for place in kept}
@@ -212,10 +223,10 @@ def _ours(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Entry:
 
 def find(given: str) -> Path:
     """The file that a name or a path stands for. Raises UsageError where there is none."""
-    candidates = [Path(given), *(folder() / f"{given}{end}" for end in ("", *SUFFIXES))]
-    for place in candidates:
-        if place.is_file():
-            return place
+    if Path(given).is_file():
+        return Path(given)
+    if (kept := _kept(given)) is not None:
+        return kept
     raise unknown("reference", given, [entry.name for entry in entries() if entry.state == "ok"])
 
 
@@ -281,9 +292,9 @@ def build(
     protocol = engine.protocol
     spec = protocol.references.get(data.name, protocol.references.get("*"))
     if spec is not None and spec.file is not None and not spec.rebuild:
+        how = f": get {spec.url} and `cmbench reference import` it" if spec.url else ""
         raise UsageError(
-            f"protocol '{protocol.name}' compares {data.title} with {spec.name}, which its images do not give: "
-            f"get {spec.url} and `cmbench reference import` it"
+            f"protocol '{protocol.name}' compares {data.title} with {spec.name}, not with what its images give{how}"
         )
     if engine.missing:
         raise WorkError(next(iter(engine.missing.values())))

@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 
 from cmbench.errors import UsageError, WorkError
 from cmbench.metrics.moments import Moments
-from cmbench.paths import atomic
+from cmbench.paths import atomic, cache_dir
 
 if TYPE_CHECKING:
     import torch
 
 Float64 = NDArray[np.float64]
 FORMAT = "cmbench-reference-1"
+SHIPPED = Path(__file__).parent.parent / "assets" / "references"
+"""Statistics that come with the package."""
+
+
+def kept_at(file: str) -> Path:
+    """Where a statistics file of this name is: with the package, or where the user's references are kept."""
+    shipped = SHIPPED / file
+    return shipped if shipped.is_file() else cache_dir() / "references" / file
 
 
 @dataclass(frozen=True, eq=False)

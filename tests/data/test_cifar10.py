@@ -1,5 +1,6 @@
 """CIFAR-10 from both official layouts, plain or packed, and what a hostile or damaged one leads to."""
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from cmbench.data import cifar10, open_dataset
-from cmbench.errors import WorkError
+from cmbench.errors import UsageError, WorkError
 
 N = 4  # images a batch, in place of 10,000
 RNG = np.random.default_rng(2)
@@ -146,9 +147,41 @@ def test_a_download_goes_to_the_cache_once(site: tuple[Path, str], monkeypatch: 
     folder, url = site
     archive(folder, "binary", monkeypatch)
     monkeypatch.setattr(cifar10, "SITE", url)
-    check(open_dataset("cifar10"))
+    check(cifar10.load(None, True))
     monkeypatch.setenv("CMBENCH_OFFLINE", "1")
-    check(open_dataset("cifar10"))
+    check(cifar10.load(None, True))
+
+
+def test_absent_images_are_a_promise_that_is_kept_when_one_is_read(
+    site: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Name, shape, number and fingerprint are known without them; a download that gives other images is no match."""
+    promised = open_dataset("cifar10", download=False)
+    assert (len(promised), promised.shape, promised.classes) == (50_000, (3, 32, 32), 10)
+    assert promised.fingerprint == cifar10.CIFAR10.content[1]  # type: ignore[index]
+    with pytest.raises(UsageError, match="no CIFAR-10"):
+        promised.read([0])
+
+    folder, url = site
+    archive(folder, "binary", monkeypatch)
+    monkeypatch.setattr(cifar10, "SITE", url)
+    other = open_dataset("cifar10")
+    with pytest.raises(WorkError, match="fingerprint"):
+        other.read([0])
+    (folder / "cifar-10-binary.tar.gz").unlink()
+    ours = open_dataset("cifar10")  # it is in the cache now: opened at once, whatever it holds
+    check(ours)
+    small = dataclasses.replace(cifar10.CIFAR10, content=(5 * N, ours.fingerprint), locate=lambda _: None)
+    monkeypatch.setattr("cmbench.registry.load", lambda *_: small)
+    late = open_dataset("cifar10")
+    assert late.labels is None and late.fingerprint == ours.fingerprint
+    check(late.present())
+    np.testing.assert_array_equal(late.read([7]), ours.read([7]))
+
+
+def test_the_known_content_is_that_of_the_real_images(real_data: Path) -> None:
+    known = open_dataset("cifar10", real_data)
+    assert (len(known), known.fingerprint) == cifar10.CIFAR10.content
 
 
 def test_an_archive_that_is_not_the_official_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
