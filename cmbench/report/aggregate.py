@@ -1,7 +1,7 @@
 """Records of several seeds -> one row each, with mean and standard deviation."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -139,6 +139,42 @@ def telling(rows: Sequence[Measured]) -> list[str]:
     differ = [name for name in names if len({entries.get(name) for entries in flat}) > 1]
     told = [name for name in differ if name not in BY_SEED]
     return [name for name in told if name != "training"][:3] or told[:3] or differ[:3]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a row is a point of, over NFE; ``told`` is what tells it from other curves of its label, or empty."""
+
+    group: str
+    label: str
+    told: str = ""
+
+    @property
+    def name(self) -> str:
+        """``CD, metric l1``."""
+        return f"{self.label}, {self.told}" if self.told else self.label
+
+
+def curves_of(rows: Sequence[Measured]) -> list[Curve]:
+    """For each row the curve that it is a point of.
+
+    A method is one curve for each kind of guidance or tuning; where it stands twice at one NFE under one protocol, it
+    is several, told apart by what differs there.
+    """
+    methods: dict[Curve, list[int]] = {}
+    for place, row in enumerate(rows):
+        curve = Curve(row.first.group, row.first.label, row.guidance or row.tuned)
+        methods.setdefault(curve, []).append(place)
+    found: dict[int, Curve] = {}
+    for curve, places in methods.items():
+        twins: dict[object, list[Measured]] = {}
+        for place in places:
+            twins.setdefault((rows[place].nfe_counted, rows[place].conditions), []).append(rows[place])
+        differ = sorted({name for alike in twins.values() for name in telling(alike)})
+        for place in places:
+            told = ", ".join(part for part in (curve.told, described(rows[place], differ)) if part)
+            found[place] = replace(curve, told=told)
+    return [found[place] for place in range(len(rows))]
 
 
 def described(row: Measured, names: Sequence[str]) -> str:
