@@ -1,6 +1,6 @@
 """Records of several seeds -> one row each, with mean and standard deviation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -128,14 +128,15 @@ def _measured(records: Sequence[Record]) -> Measured:
     )
 
 
-def telling(rows: Sequence[Measured]) -> list[str]:
-    """For rows that would print alike, the entries of the identity that differ between them, at most three.
+def telling(records: Sequence[Record], said: Collection[str] = ()) -> list[str]:
+    """For records that would print alike, the entries of the identity that differ between them, at most three.
 
     Entries of entries are named with dots: ``recipe.steps``. The hash of the training is named only where nothing that
-    a reader can tell differs.
+    a reader can tell differs; what is ``said`` anyway is not named at all.
     """
-    flat = [_flatten(row.first.identity) for row in rows]
-    names = sorted({name for entries in flat for name in entries}, key=lambda name: (name in BY_SEED, name))
+    flat = [_flatten(record.identity) for record in records]
+    found = {name for entries in flat for name in entries} - set(said)
+    names = sorted(found, key=lambda name: (name in BY_SEED, name))
     differ = [name for name in names if len({entries.get(name) for entries in flat}) > 1]
     told = [name for name in differ if name not in BY_SEED]
     return [name for name in told if name != "training"][:3] or told[:3] or differ[:3]
@@ -167,22 +168,22 @@ def curves_of(rows: Sequence[Measured]) -> list[Curve]:
         methods.setdefault(curve, []).append(place)
     found: dict[int, Curve] = {}
     for curve, places in methods.items():
-        twins: dict[object, list[Measured]] = {}
+        twins: dict[object, list[Record]] = {}
         for place in places:
-            twins.setdefault((rows[place].nfe_counted, rows[place].conditions), []).append(rows[place])
+            twins.setdefault((rows[place].nfe_counted, rows[place].conditions), []).append(rows[place].first)
         differ = sorted({name for alike in twins.values() for name in telling(alike)})
         for place in places:
-            told = ", ".join(part for part in (curve.told, described(rows[place], differ)) if part)
+            told = ", ".join(part for part in (curve.told, described(rows[place].first, differ)) if part)
             found[place] = replace(curve, told=told)
     return [found[place] for place in range(len(rows))]
 
 
-def described(row: Measured, names: Sequence[str]) -> str:
-    """These entries of a row's identity in words: ``checkpoint 3f02, steps 800``.
+def described(record: Record, names: Sequence[str]) -> str:
+    """These entries of a record's identity in words: ``checkpoint 3f02, steps 800``.
 
     Identities hold those settings of a recipe alone that differ from the method's defaults.
     """
-    entries = _flatten(row.first.identity)
+    entries = _flatten(record.identity)
 
     def value(name: str) -> str:
         absent = "by default" if name.startswith("recipe.") else "none"
