@@ -71,8 +71,9 @@ def register(root: typer.Typer) -> None:
 
 
 def register_figure(figures: typer.Typer) -> None:
-    """Add ``figure editing``."""
+    """Add ``figure editing`` and ``figure interpolation``."""
     figures.command("editing", cls=MultiValue)(figure)
+    figures.command("interpolation", cls=MultiValue)(figure_interpolation)
 
 
 def _desk(
@@ -239,45 +240,97 @@ def denoise(
 
 @app.command(cls=MultiValue)
 def interpolate(
-    to: To,
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Two image files; without, two samples.", show_default=False)
+        list[Path] | None, typer.Argument(help="Two image files; without, samples.", show_default=False)
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="result.png or a folder; strips between samples need none.", show_default=False),
     ] = None,
     between: Annotated[
-        tuple[int, int], typer.Option("--between", help="Which samples of the seed, where no images are given.")
-    ] = (0, 1),
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Images in the strip, both ends included.")] = 8,
-    method: MethodName = None, seed: Seed = 0, label: Labels = None, fit: Fit = False, dataset: DatasetName = None,
+        list[int],
+        typer.Option("--between", help="Samples of the seed to go between, without images; pairs: 0 1 2 3."),
+    ] = [0, 1],  # noqa: B006
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Images in a strip, both ends included.")] = 8,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m",
+            help="Between samples any method, between images one with a consistency function: that of --checkpoint, "
+            "else cd.",
+        ),
+    ] = None,
+    nfe: Annotated[
+        int | None, typer.Option("--nfe", min=1, help="Network evaluations between samples; the method's fewest.")
+    ] = None,
+    seed: Seed = 0, label: Labels = None, fit: Fit = False, dataset: DatasetName = None,
     data: Data = None, preset: Preset = "quick", settings: Settings = None, checkpoint: Checkpoints = None,
     device: DeviceName = "auto", out: Out = Path("results"), offline: Offline = False,
 ) -> None:  # fmt: skip
-    """From one image to another through noise space; images are taken there by the EDM network's ODE."""
+    """From one image to another through noise space; images are taken there by the EDM network's ODE.
+
+    Strips between samples are kept under OUT for `cmbench figure interpolation`.
+    """
     from cmbench import methods
     from cmbench.editing import files
 
+    _check_ends(images or (), to, nfe)
+    pairs = _pairs(between)
+    if method is not None:
+        methods.get(method)
+    if to:
+        files.check_target(to)
+    with console.bars() as progress:
+        from cmbench import session
+
+        def options(name: str) -> "Options":
+            return session.Options(
+                name, data, preset, settings or (), checkpoint or (), device, out,
+                download=not offline, begin=progress.training,
+            )  # fmt: skip
+
+        if images:
+            desk = _desk(method, dataset, options, checkpoint)
+            made = [desk.interpolate(desk.read(images, fitted=fit), steps, tuple(label or ()))]
+        else:
+            from cmbench.editing import interpolation, strips
+
+            generator = interpolation.open_generator(method, dataset, nfe, seed, options, checkpoint or ())
+            made = []
+            for ends in pairs:
+                strip, pixels = interpolation.interpolate(generator, ends, steps, label[0] if label else None)
+                made.append(pixels)
+                kept = strips.write(out, strip, pixels)
+                if not to:
+                    print(kept)
+    if to:
+        import numpy as np
+
+        names = [f"interpolate-{place:03d}" for place in range(steps * len(made))]
+        for path in files.write(np.concatenate(made), names, to, columns=steps):
+            print(path)
+
+
+def _check_ends(images: Sequence[Path], to: Path | None, nfe: int | None) -> None:
     if images and len(images) != 2:
         raise UsageError(
             f"interpolate takes two images, or none to go between two samples; not {len(images)}"
         )
-    if method is not None:
-        methods.get(method)
-    files.check_target(to)
-    with console.bars() as progress:
-        from cmbench import session
+    if images and to is None:
+        raise UsageError("interpolate: name the file for the strip between the two images, --to strip.png")
+    if images and nfe not in (None, 1):
+        raise UsageError(
+            f"--nfe {nfe}: images are reached with one evaluation; --nfe is for strips between samples"
+        )
 
-        desk = _desk(
-            method, dataset,
-            lambda name: session.Options(
-                name, data, preset, settings or (), checkpoint or (), device, out,
-                download=not offline, begin=progress.training,
-            ),
-            checkpoint,
-        )  # fmt: skip
-        ends = desk.read(images, fitted=fit) if images else None
-        made = desk.interpolate(ends, between, steps, seed, tuple(label or ()))
-    names = [f"interpolate-{place:03d}" for place in range(steps)]
-    for path in files.write(made, names, to, columns=steps):
-        print(path)
+
+def _pairs(between: Sequence[int]) -> list[tuple[int, int]]:
+    """``--between 0 1 2 3`` is from sample 0 to 1, and from 2 to 3."""
+    if len(between) % 2 or min(between) < 0:
+        raise UsageError(
+            f"--between {' '.join(map(str, between))}: two indices of samples for each strip, as 0 1"
+        )
+    return list(dict.fromkeys(zip(between[::2], between[1::2], strict=True)))
 
 
 @app.command(cls=MultiValue)
@@ -400,3 +453,53 @@ def figure(
             print(path)
     if not dataset and not records.datasets(out):
         raise UsageError(f"no editing measured under {out}: `cmbench edit measure --dataset digits` does")
+
+
+def figure_interpolation(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all with strips by default.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="Methods to show; all by default.")
+    ] = None,
+    nfe: Annotated[
+        list[int] | None, typer.Option("--nfe", min=1, help="NFE to show; all by default.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", min=0, help="Seeds to show; all by default.")
+    ] = None,
+    between: Annotated[
+        list[int] | None,
+        typer.Option("--between", help="Pairs of samples to show; all by default."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Of the files: figures/NAME-<data set>.")
+    ] = "interpolation",
+    out: Out = Path("results"),
+) -> None:
+    """Strips between the same pairs of samples, a row a method and NFE; PNG, PDF, SVG."""
+    from cmbench.editing import strips
+    from cmbench.errors import unknown
+    from cmbench.report import interpolation_figure
+
+    pairs = _pairs(between) if between else []
+    found = strips.read_all(out)
+    known = {strip.method for strip in found}
+    if not found:
+        raise UsageError(
+            f"no strips under {out}/{strips.FOLDER}: `cmbench edit interpolate --out {out}` makes them"
+        )
+    for one in method or ():
+        if one not in known:
+            raise unknown("method with strips", one, known)
+    chosen = [
+        strip
+        for strip in found
+        if (not method or strip.method in method)
+        and (not nfe or strip.nfe in nfe)
+        and (not seed or strip.seed in seed)
+        and (not pairs or strip.between in pairs)
+    ]
+    for one in dataset or sorted({strip.dataset for strip in chosen or found}):
+        for path in interpolation_figure.draw(chosen, one, out, name=name):
+            print(path)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Protocol
 
 from cmbench.records import Metric, Record, fingerprint
 from cmbench.report.layout import METRICS
@@ -85,6 +85,15 @@ class Measured:
         return str(titles.get(metric, default)) if isinstance(titles, Mapping) else default
 
 
+class Identified(Protocol):
+    """A record, or anything else that says what determined it."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Entries, which may have entries."""
+        ...
+
+
 BY_SEED = {"seed", "checkpoint", "content", "taus"}
 """Entries of an identity that differ between runs of different seeds."""
 
@@ -128,7 +137,7 @@ def _measured(records: Sequence[Record]) -> Measured:
     )
 
 
-def telling(records: Sequence[Record], said: Collection[str] = ()) -> list[str]:
+def telling(records: Sequence[Identified], said: Collection[str] = ()) -> list[str]:
     """For records that would print alike, the entries of the identity that differ between them, at most three.
 
     Entries of entries are named with dots: ``recipe.steps``. The hash of the training is named only where nothing that
@@ -178,7 +187,7 @@ def curves_of(rows: Sequence[Measured]) -> list[Curve]:
     return [found[place] for place in range(len(rows))]
 
 
-def described(record: Record, names: Sequence[str]) -> str:
+def described(record: Identified, names: Sequence[str]) -> str:
     """These entries of a record's identity in words: ``checkpoint 3f02, steps 800``.
 
     Identities hold those settings of a recipe alone that differ from the method's defaults.
