@@ -25,7 +25,7 @@ from cmbench.options import (
 
 if TYPE_CHECKING:
     from cmbench.editing.desk import Desk
-    from cmbench.editing.records import Editing, Row
+    from cmbench.editing.records import Editing
     from cmbench.editing.tasks import Pixels, Problem
     from cmbench.session import Options
 
@@ -400,32 +400,14 @@ def measure(
 
 def show(made: "Editing") -> None:
     """A table for each task, and why a column is missing."""
-    from cmbench.editing.records import METRICS, over_seeds
+    from cmbench.report.page_editing import editing_tables
 
-    there = {name for cell in made.cells for name in cell.metrics}
-    columns = [name for name in METRICS if name in there]
-    titles = [f"{made.titles.get(name, METRICS[name][0])} {METRICS[name][1]}" for name in columns]
-    for task in made.tasks:
-        console.out.print(f"{task.title}: {task.setting}", markup=False, highlight=False)
-        rows = []
-        for row in over_seeds(made.of(task.name)):
-            cell = row.first
-            seconds = f"{sum(one.seconds for one in row.cells) / len(row.cells):.2f}" if cell.nfe else ""
-            nfe = f"{cell.evaluations:g}" if cell.nfe else ""
-            rows.append([cell.label, nfe, *(_shown(row, name) for name in columns), seconds])
-        console.show_rows(["Method", "NFE", *titles, "s"], rows)
+    for table in editing_tables(made):
+        console.out.print(f"{table.title}: {table.setting}", markup=False, highlight=False)
+        console.show_rows(table.heads, table.rows)
         console.out.print()
     for name, reason in made.missing.items():
         console.say(f"not computed ({made.titles.get(name, name)}): {reason}")
-
-
-def _shown(row: "Row", metric: str) -> str:
-    value, std = row.mean(metric), row.std(metric)
-    if value is None:
-        return ""
-    if metric.startswith("given"):  # how exact, not how good: the worst of the seeds
-        return f"{max(row.values(metric)):.2g}"
-    return f"{value:.3g}" if std is None else f"{value:.3g} ± {std:.1g}"
 
 
 def figure(
