@@ -10,7 +10,7 @@ import pytest
 import torch
 from commands import Commands
 from PIL import Image
-from tiny_runs import SETTINGS, shop
+from tiny_runs import SMALL, shop
 
 from cmbench import checkpoints, methods
 from cmbench.checkpoints import Header
@@ -20,8 +20,6 @@ from cmbench.editing.measure import run_editing
 from cmbench.editing.records import Cell, Editing
 from cmbench.errors import UsageError, WorkError
 from cmbench.networks import build
-
-SMALL = ("--set", *SETTINGS, "--device", "cpu", "--offline")
 
 
 @pytest.fixture(autouse=True)

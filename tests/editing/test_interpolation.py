@@ -10,7 +10,7 @@ import pytest
 from commands import Commands
 from matplotlib.figure import Figure
 from PIL import Image
-from tiny_runs import SETTINGS
+from tiny_runs import SETTINGS, SMALL
 
 from cmbench import session
 from cmbench.editing import interpolation, strips
@@ -19,8 +19,6 @@ from cmbench.editing.tasks import to_pixels
 from cmbench.errors import UsageError, WorkError
 from cmbench.report import interpolation_figure
 from cmbench.report.regenerate import regenerate
-
-SMALL = ("--set", *SETTINGS, "--device", "cpu", "--offline")
 
 
 @pytest.fixture
