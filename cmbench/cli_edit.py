@@ -1,4 +1,4 @@
-"""The commands ``edit ...``: zero-shot editing, and its measurement; and the figure of it."""
+"""The commands ``edit ...``: zero-shot editing, and its measurement."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,12 +68,6 @@ MaybeMask = Annotated[
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
     root.add_typer(app, name="edit")
-
-
-def register_figure(figures: typer.Typer) -> None:
-    """Add ``figure editing`` and ``figure interpolation``."""
-    figures.command("editing", cls=MultiValue)(figure)
-    figures.command("interpolation", cls=MultiValue)(figure_interpolation)
 
 
 def _desk(
@@ -272,10 +266,10 @@ def interpolate(
     Strips between samples are kept under OUT for `cmbench figure interpolation`.
     """
     from cmbench import methods
-    from cmbench.editing import files
+    from cmbench.editing import files, strips
 
     _check_ends(images or (), to, nfe)
-    pairs = _pairs(between)
+    pairs = strips.pairs(between)
     if method is not None:
         methods.get(method)
     if to:
@@ -293,7 +287,7 @@ def interpolate(
             desk = _desk(method, dataset, options, checkpoint)
             made = [desk.interpolate(desk.read(images, fitted=fit), steps, tuple(label or ()))]
         else:
-            from cmbench.editing import interpolation, strips
+            from cmbench.editing import interpolation
 
             generator = interpolation.open_generator(method, dataset, nfe, seed, options, checkpoint or ())
             made = []
@@ -322,15 +316,6 @@ def _check_ends(images: Sequence[Path], to: Path | None, nfe: int | None) -> Non
         raise UsageError(
             f"--nfe {nfe}: images are reached with one evaluation; --nfe is for strips between samples"
         )
-
-
-def _pairs(between: Sequence[int]) -> list[tuple[int, int]]:
-    """``--between 0 1 2 3`` is from sample 0 to 1, and from 2 to 3."""
-    if len(between) % 2 or min(between) < 0:
-        raise UsageError(
-            f"--between {' '.join(map(str, between))}: two indices of samples for each strip, as 0 1"
-        )
-    return list(dict.fromkeys(zip(between[::2], between[1::2], strict=True)))
 
 
 @app.command(cls=MultiValue)
@@ -408,80 +393,3 @@ def show(made: "Editing") -> None:
         console.out.print()
     for name, reason in made.missing.items():
         console.say(f"not computed ({made.titles.get(name, name)}): {reason}")
-
-
-def figure(
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all with results by default.")
-    ] = None,
-    nfe: Annotated[
-        int | None, typer.Option("--nfe", min=1, help="Evaluations of the results shown; 17, or the nearest.")
-    ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=8, help="Images in each panel.")] = 4,
-    out: Out = Path("results"),
-) -> None:
-    """Editing: inputs, results and originals side by side, and quality against evaluations; PNG, PDF, SVG."""
-    from cmbench.editing import records
-    from cmbench.report import editing_figure
-
-    for name in dataset or records.datasets(out):
-        made = records.read(out, name)
-        if made is None:
-            raise UsageError(f"no editing measured on '{name}': `cmbench edit measure --dataset {name}` does")
-        for path in [
-            *editing_figure.panels(made, out, nfe=nfe, rows=rows),
-            *editing_figure.quality(made, out),
-        ]:
-            print(path)
-    if not dataset and not records.datasets(out):
-        raise UsageError(f"no editing measured under {out}: `cmbench edit measure --dataset digits` does")
-
-
-def figure_interpolation(
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all with strips by default.")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="Methods to show; all by default.")
-    ] = None,
-    nfe: Annotated[
-        list[int] | None, typer.Option("--nfe", min=1, help="NFE to show; all by default.")
-    ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", min=0, help="Seeds to show; all by default.")
-    ] = None,
-    between: Annotated[
-        list[int] | None,
-        typer.Option("--between", help="Pairs of samples to show; all by default."),
-    ] = None,
-    name: Annotated[
-        str, typer.Option("--name", help="Of the files: figures/NAME-<data set>.")
-    ] = "interpolation",
-    out: Out = Path("results"),
-) -> None:
-    """Strips between the same pairs of samples, a row a method and NFE; PNG, PDF, SVG."""
-    from cmbench.editing import strips
-    from cmbench.errors import unknown
-    from cmbench.report import interpolation_figure
-
-    pairs = _pairs(between) if between else []
-    found = strips.read_all(out)
-    known = {strip.method for strip in found}
-    if not found:
-        raise UsageError(
-            f"no strips under {out}/{strips.FOLDER}: `cmbench edit interpolate --out {out}` makes them"
-        )
-    for one in method or ():
-        if one not in known:
-            raise unknown("method with strips", one, known)
-    chosen = [
-        strip
-        for strip in found
-        if (not method or strip.method in method)
-        and (not nfe or strip.nfe in nfe)
-        and (not seed or strip.seed in seed)
-        and (not pairs or strip.between in pairs)
-    ]
-    for one in dataset or sorted({strip.dataset for strip in chosen or found}):
-        for path in interpolation_figure.draw(chosen, one, out, name=name):
-            print(path)

@@ -5,12 +5,12 @@ Figures are made from these alone; this module imports no torch.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmbench.errors import WorkError
+from cmbench.errors import UsageError, WorkError
 from cmbench.paths import atomic
 from cmbench.records import fingerprint
 
@@ -109,3 +109,12 @@ def read_images(out: Path, strip: Strip) -> "Images":
         return np.stack(np.split(sheet, strip.steps, axis=1))
     except (OSError, ValueError) as error:
         raise WorkError(f"{path} is not a readable picture of {strip.steps} images: {error}") from error
+
+
+def pairs(between: Sequence[int]) -> list[tuple[int, int]]:
+    """Indices in a row as pairs: 0, 1, 2, 3 is from sample 0 to 1, and from 2 to 3. Raises UsageError otherwise."""
+    if len(between) % 2 or min(between, default=0) < 0:
+        raise UsageError(
+            f"--between {' '.join(map(str, between))}: two indices of samples for each strip, as 0 1"
+        )
+    return list(dict.fromkeys(zip(between[::2], between[1::2], strict=True)))
