@@ -31,8 +31,12 @@ digits: $(VENV)/.installed  ## measure again what results/shipped holds for the 
 experiments: $(VENV)/.installed  ## measure again Figures 3 and 4 and editing on the digits, and with DATA=DIR on MNIST
 	for one in fig3a fig3b fig3c fig3d fig4; do $(BIN)/cmbench experiment $$one --out results/shipped || exit 1; done
 	$(BIN)/cmbench experiment editing --samples 500 --out results/shipped
-	if [ -n "$(DATA)" ]; then for one in fig3a fig3b fig3c fig3d; do \
+	for one in "edm --nfe 35" "ddim --nfe 10" "cd --nfe 1" "cd --nfe 2"; do \
+		$(BIN)/cmbench edit interpolate --method $$one --between 0 1 2 3 4 5 --out results/shipped || exit 1; done
+	if [ -n "$(DATA)" ]; then for one in fig3a fig3b fig3c fig3d fig4; do \
 		$(BIN)/cmbench experiment $$one --dataset mnist --data $(DATA) --out results/shipped || exit 1; done; fi
+	if [ -n "$(DATA)" ]; then $(BIN)/cmbench edit measure --dataset mnist --data $(DATA) --preset mlp --images 200 \
+		--nfe 1 2 5 9 17 33 --seed 0 1 2 --out results/shipped; fi
 	$(BIN)/cmbench regenerate --out results/shipped
 
 results: $(VENV)/.installed  ## make every table and figure of results/shipped again, from its records alone

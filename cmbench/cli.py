@@ -328,7 +328,6 @@ cli_tune.register(app)
 cli_report.register(app)
 cli_experiment.register(app)
 cli_edit.register(app)
-cli_edit.register_figure(cli_figure.figure_app)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""The commands ``edit ...``: zero-shot editing, and its measurement; and the figure of it."""
+"""The commands ``edit ...``: zero-shot editing, and its measurement."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from cmbench.options import (
 
 if TYPE_CHECKING:
     from cmbench.editing.desk import Desk
-    from cmbench.editing.records import Editing, Row
+    from cmbench.editing.records import Editing
     from cmbench.editing.tasks import Pixels, Problem
     from cmbench.session import Options
 
@@ -68,11 +68,6 @@ MaybeMask = Annotated[
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
     root.add_typer(app, name="edit")
-
-
-def register_figure(figures: typer.Typer) -> None:
-    """Add ``figure editing``."""
-    figures.command("editing", cls=MultiValue)(figure)
 
 
 def _desk(
@@ -239,45 +234,88 @@ def denoise(
 
 @app.command(cls=MultiValue)
 def interpolate(
-    to: To,
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Two image files; without, two samples.", show_default=False)
+        list[Path] | None, typer.Argument(help="Two image files; without, samples.", show_default=False)
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="result.png or a folder; strips between samples need none.", show_default=False),
     ] = None,
     between: Annotated[
-        tuple[int, int], typer.Option("--between", help="Which samples of the seed, where no images are given.")
-    ] = (0, 1),
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Images in the strip, both ends included.")] = 8,
-    method: MethodName = None, seed: Seed = 0, label: Labels = None, fit: Fit = False, dataset: DatasetName = None,
+        list[int],
+        typer.Option("--between", help="Samples of the seed to go between, without images; pairs: 0 1 2 3."),
+    ] = [0, 1],  # noqa: B006
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Images in a strip, both ends included.")] = 8,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m",
+            help="Between samples any method, between images one with a consistency function: that of --checkpoint, "
+            "else cd.",
+        ),
+    ] = None,
+    nfe: Annotated[
+        int | None, typer.Option("--nfe", min=1, help="Network evaluations between samples; the method's fewest.")
+    ] = None,
+    seed: Seed = 0, label: Labels = None, fit: Fit = False, dataset: DatasetName = None,
     data: Data = None, preset: Preset = "quick", settings: Settings = None, checkpoint: Checkpoints = None,
     device: DeviceName = "auto", out: Out = Path("results"), offline: Offline = False,
 ) -> None:  # fmt: skip
-    """From one image to another through noise space; images are taken there by the EDM network's ODE."""
-    from cmbench import methods
-    from cmbench.editing import files
+    """From one image to another through noise space; images are taken there by the EDM network's ODE.
 
+    Strips between samples are kept under OUT for `cmbench figure interpolation`.
+    """
+    from cmbench import methods
+    from cmbench.editing import files, strips
+
+    _check_ends(images or (), to, nfe)
+    pairs = strips.pairs(between)
+    if method is not None:
+        methods.get(method)
+    if to:
+        files.check_target(to)
+    with console.bars() as progress:
+        from cmbench import session
+
+        def options(name: str) -> "Options":
+            return session.Options(
+                name, data, preset, settings or (), checkpoint or (), device, out,
+                download=not offline, begin=progress.training,
+            )  # fmt: skip
+
+        if images:
+            desk = _desk(method, dataset, options, checkpoint)
+            made = [desk.interpolate(desk.read(images, fitted=fit), steps, tuple(label or ()))]
+        else:
+            from cmbench.editing import interpolation
+
+            generator = interpolation.open_generator(method, dataset, nfe, seed, options, checkpoint or ())
+            made = []
+            for ends in pairs:
+                strip, pixels = interpolation.interpolate(generator, ends, steps, label[0] if label else None)
+                made.append(pixels)
+                kept = strips.write(out, strip, pixels)
+                if not to:
+                    print(kept)
+    if to:
+        import numpy as np
+
+        names = [f"interpolate-{place:03d}" for place in range(steps * len(made))]
+        for path in files.write(np.concatenate(made), names, to, columns=steps):
+            print(path)
+
+
+def _check_ends(images: Sequence[Path], to: Path | None, nfe: int | None) -> None:
     if images and len(images) != 2:
         raise UsageError(
             f"interpolate takes two images, or none to go between two samples; not {len(images)}"
         )
-    if method is not None:
-        methods.get(method)
-    files.check_target(to)
-    with console.bars() as progress:
-        from cmbench import session
-
-        desk = _desk(
-            method, dataset,
-            lambda name: session.Options(
-                name, data, preset, settings or (), checkpoint or (), device, out,
-                download=not offline, begin=progress.training,
-            ),
-            checkpoint,
-        )  # fmt: skip
-        ends = desk.read(images, fitted=fit) if images else None
-        made = desk.interpolate(ends, between, steps, seed, tuple(label or ()))
-    names = [f"interpolate-{place:03d}" for place in range(steps)]
-    for path in files.write(made, names, to, columns=steps):
-        print(path)
+    if images and to is None:
+        raise UsageError("interpolate: name the file for the strip between the two images, --to strip.png")
+    if images and nfe not in (None, 1):
+        raise UsageError(
+            f"--nfe {nfe}: images are reached with one evaluation; --nfe is for strips between samples"
+        )
 
 
 @app.command(cls=MultiValue)
@@ -347,56 +385,11 @@ def measure(
 
 def show(made: "Editing") -> None:
     """A table for each task, and why a column is missing."""
-    from cmbench.editing.records import METRICS, over_seeds
+    from cmbench.report.page_editing import editing_tables
 
-    there = {name for cell in made.cells for name in cell.metrics}
-    columns = [name for name in METRICS if name in there]
-    titles = [f"{made.titles.get(name, METRICS[name][0])} {METRICS[name][1]}" for name in columns]
-    for task in made.tasks:
-        console.out.print(f"{task.title}: {task.setting}", markup=False, highlight=False)
-        rows = []
-        for row in over_seeds(made.of(task.name)):
-            cell = row.first
-            seconds = f"{sum(one.seconds for one in row.cells) / len(row.cells):.2f}" if cell.nfe else ""
-            nfe = f"{cell.evaluations:g}" if cell.nfe else ""
-            rows.append([cell.label, nfe, *(_shown(row, name) for name in columns), seconds])
-        console.show_rows(["Method", "NFE", *titles, "s"], rows)
+    for table in editing_tables(made):
+        console.out.print(f"{table.title}: {table.setting}", markup=False, highlight=False)
+        console.show_rows(table.heads, table.rows)
         console.out.print()
     for name, reason in made.missing.items():
         console.say(f"not computed ({made.titles.get(name, name)}): {reason}")
-
-
-def _shown(row: "Row", metric: str) -> str:
-    value, std = row.mean(metric), row.std(metric)
-    if value is None:
-        return ""
-    if metric.startswith("given"):  # how exact, not how good: the worst of the seeds
-        return f"{max(row.values(metric)):.2g}"
-    return f"{value:.3g}" if std is None else f"{value:.3g} ± {std:.1g}"
-
-
-def figure(
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Data sets; all with results by default.")
-    ] = None,
-    nfe: Annotated[
-        int | None, typer.Option("--nfe", min=1, help="Evaluations of the results shown; 17, or the nearest.")
-    ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=8, help="Images in each panel.")] = 4,
-    out: Out = Path("results"),
-) -> None:
-    """Editing: inputs, results and originals side by side, and quality against evaluations; PNG, PDF, SVG."""
-    from cmbench.editing import records
-    from cmbench.report import editing_figure
-
-    for name in dataset or records.datasets(out):
-        made = records.read(out, name)
-        if made is None:
-            raise UsageError(f"no editing measured on '{name}': `cmbench edit measure --dataset {name}` does")
-        for path in [
-            *editing_figure.panels(made, out, nfe=nfe, rows=rows),
-            *editing_figure.quality(made, out),
-        ]:
-            print(path)
-    if not dataset and not records.datasets(out):
-        raise UsageError(f"no editing measured under {out}: `cmbench edit measure --dataset digits` does")

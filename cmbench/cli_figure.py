@@ -95,6 +95,77 @@ for _name, _what in {
     _paper_figure(_name, _what)
 
 
+@figure_app.command("editing", cls=MultiValue)
+def figure_editing(
+    dataset: Datasets = None,
+    nfe: Annotated[
+        int | None, typer.Option("--nfe", min=1, help="Evaluations of the results shown; 17, or the nearest.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=8, help="Images in each panel.")] = 4,
+    out: Out = Path("results"),
+) -> None:
+    """Editing: inputs, results and originals side by side, and quality against evaluations; PNG, PDF, SVG."""
+    from cmbench.editing import records
+    from cmbench.report import editing_figure
+
+    for name in dataset or records.datasets(out):
+        made = records.read(out, name)
+        if made is None:
+            raise UsageError(f"no editing measured on '{name}': `cmbench edit measure --dataset {name}` does")
+        for path in [
+            *editing_figure.panels(made, out, nfe=nfe, rows=rows),
+            *editing_figure.quality(made, out),
+        ]:
+            print(path)
+    if not dataset and not records.datasets(out):
+        raise UsageError(f"no editing measured under {out}: `cmbench edit measure --dataset digits` does")
+
+
+@figure_app.command("interpolation", cls=MultiValue)
+def figure_interpolation(
+    dataset: Datasets = None,
+    method: Only = None,
+    nfe: Annotated[
+        list[int] | None, typer.Option("--nfe", min=1, help="NFE to show; all by default.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", min=0, help="Seeds to show; all by default.")
+    ] = None,
+    between: Annotated[
+        list[int] | None,
+        typer.Option("--between", help="Pairs of samples to show; all by default."),
+    ] = None,
+    name: Name = "interpolation",
+    out: Out = Path("results"),
+) -> None:
+    """Strips between the same pairs of samples, a row a method and NFE; PNG, PDF, SVG."""
+    from cmbench.editing import strips
+    from cmbench.errors import unknown
+    from cmbench.report import interpolation_figure
+
+    pairs = strips.pairs(between) if between else []
+    found = strips.read_all(out)
+    known = {strip.method for strip in found}
+    if not found:
+        raise UsageError(
+            f"no strips under {out}/{strips.FOLDER}: `cmbench edit interpolate --out {out}` makes them"
+        )
+    for one in method or ():
+        if one not in known:
+            raise unknown("method with strips", one, known)
+    chosen = [
+        strip
+        for strip in found
+        if (not method or strip.method in method)
+        and (not nfe or strip.nfe in nfe)
+        and (not seed or strip.seed in seed)
+        and (not pairs or strip.between in pairs)
+    ]
+    for one in dataset or sorted({strip.dataset for strip in chosen or found}):
+        for path in interpolation_figure.draw(chosen, one, out, name=name):
+            print(path)
+
+
 def regenerate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.")] = Path("results/shipped"),
 ) -> None:

@@ -29,6 +29,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: tables, interactive charts, samples, provenance of every row."""
     from cmbench import records
+    from cmbench.editing import records as edits
     from cmbench.experiments import manifest
     from cmbench.paths import atomic
     from cmbench.report.page import write_page
@@ -36,9 +37,10 @@ def report(
     def wanted(name: str) -> bool:
         return not dataset or name in dataset
 
+    edited = [one for name in edits.datasets(out) if wanted(name) and (one := edits.read(out, name))]
     found = [record for record in records.read(out) if wanted(record.dataset)]
     manifests = [one for one in manifest.read_all(out) if wanted(one.dataset)]
-    page = write_page(found, manifests, out, title)
+    page = write_page(found, manifests, out, title, edited)
     path = to or out / "report.html"
     try:
         with atomic(path) as temporary:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cmbench.errors import UsageError, WorkError, unknown
 from cmbench.paths import atomic
 from cmbench.records import Record
+from cmbench.report.aggregate import described, over_seeds, telling
 from cmbench.report.layout import METRICS
 
 if TYPE_CHECKING:
@@ -82,6 +83,18 @@ def named(record: Record) -> str:
     return f"{record.label} at NFE {record.nfe}"
 
 
+def names(pair: Pair) -> tuple[str, str]:
+    """What to call the two: :func:`named`, and where their labels are one, what else tells them apart.
+
+    ``CD at NFE 2 (metric features)`` and ``CD at NFE 2 (metric by default)``.
+    """
+    a, b = pair.a, pair.b
+    differ = telling([a, b], said=["nfe"]) if a.label == b.label else []
+    if not differ:
+        return named(a), named(b)
+    return f"{named(a)} ({described(a, differ)})", f"{named(b)} ({described(b, differ)})"
+
+
 def pairs(
     records: Iterable[Record],
     a: str,
@@ -133,6 +146,14 @@ def pairs(
             f"several runs of one seed fit {a} or {b}: name a setting that tells them, as {a}:metric={DEFAULT}, "
             f"or their keys ({', '.join(keys)})"
         )
+    for word, side in ((a, [pair.a for pair in found]), (b, [pair.b for pair in found])):
+        unlike = [row.first for row in over_seeds(side)]
+        if len(unlike) > 1:
+            differ = telling(unlike, said=["seed"])
+            each = "; ".join(f"seed {record.seed}: {described(record, differ)}" for record in unlike)
+            raise UsageError(
+                f"{word} fits runs that differ in more than their seed ({each}): choose --seed, or settings"
+            )
     lacking = sorted(set(seeds or ()) - set(by_seed))
     if lacking:
         raise UsageError(f"{a} and {b} have no pair of seed {', '.join(map(str, lacking))}")
@@ -202,7 +223,7 @@ class Result:
     Attributes:
         metric: its name in records.
         title: as tables print it.
-        a: first method, as ``CD at NFE 2``.
+        a: first method, as ``CD at NFE 2``, see :func:`names`.
         b: second method.
         value_a: mean over the seeds.
         value_b: likewise.
@@ -293,11 +314,12 @@ def _result(name: str, stored: Sequence[Stored]) -> Result:
     p = float(2 * norm.sf(abs(difference) / std)) if std else float(difference == 0)
     first = stored[0][0]
     titles = first.a.identity.get("protocol", {}).get("metric_titles", {})
+    a, b = names(first)
     return Result(
         metric=name,
         title=titles.get(name, name),
-        a=named(first.a),
-        b=named(first.b),
+        a=a,
+        b=b,
         value_a=_mean(name, [pair.a for pair, *_ in stored]),
         value_b=_mean(name, [pair.b for pair, *_ in stored]),
         difference=difference,

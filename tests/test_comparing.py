@@ -205,6 +205,54 @@ def test_a_setting_of_the_recipe_tells_runs_of_one_method(cmbench: Commands) -> 
     assert "no record has metric=l2" in cmbench("compare", "cd:1:metric=l2", "cd:1:metric=l1").error
 
 
+def test_runs_of_one_label_are_told_apart_by_what_differs(cmbench: Commands) -> None:
+    flags = np.arange(100) % 2 == 0
+    for nfe in (1, 2):
+        for metric, right in (("l1", flags), ("features", flags | True)):
+            fit = {"steps": 7}
+            store(
+                record("CD", nfe, identity={"nfe": nfe, "recipe": {"metric": metric, "fit": fit}}),
+                precision=right,
+            )
+        store(record("CD", nfe, identity={"nfe": nfe, "recipe": {"fit": {"steps": 7}}}), precision=flags)
+
+    def between(a: str, b: str) -> tuple[str, str]:
+        (found,) = json.loads(cmbench("compare", a, b, "--json").out)
+        return found["a"], found["b"]
+
+    assert between("cd:2:metric=l1", "cd:2:metric=default") == (
+        "CD at NFE 2 (metric l1)",
+        "CD at NFE 2 (metric by default)",
+    )
+    assert between("cd:1:metric=l1", "cd:2:metric=l1") == ("CD at NFE 1", "CD at NFE 2")
+    assert between("cd:1:metric=l1", "cd:2:metric=features") == (
+        "CD at NFE 1 (metric l1)",
+        "CD at NFE 2 (metric features)",
+    )
+    said = cmbench("compare", "cd:2:metric=l1", "cd:2:metric=features").out
+    assert "CD at NFE 2 (metric features) is better than CD at NFE 2 (metric l1) by " in said
+
+
+def test_checkpoints_tell_runs_of_one_recipe_apart(cmbench: Commands) -> None:
+    keys = [
+        store(record("CD", identity={"checkpoint": name}), precision=np.ones(100, bool)).key
+        for name in ("ab", "cd")
+    ]
+    (found,) = json.loads(cmbench("compare", *keys, "--json").out)
+    assert (found["a"], found["b"]) == ("CD at NFE 1 (checkpoint ab)", "CD at NFE 1 (checkpoint cd)")
+
+
+def test_unlike_runs_are_not_combined_over_seeds(cmbench: Commands) -> None:
+    flags = np.arange(100) % 2 == 0
+    for seed, recipe in ((0, {"metric": "l1"}), (1, {})):
+        store(record("CD", seed=seed, identity={"seed": seed, "recipe": recipe}), precision=flags)
+        store(record("PD", seed=seed), precision=flags)
+    done = cmbench("compare", "cd:1", "pd:1")
+    assert done.status == 2 and "seed 0: metric l1; seed 1: metric by default" in done.error
+    assert cmbench("compare", "cd:1", "pd:1", "--seed", "1").status == 0
+    assert cmbench("compare", "cd:1:metric=l1", "pd:1").status == 0
+
+
 def test_missing_and_damaged_values_by_sample_are_named(cmbench: Commands) -> None:
     store(record("CD"), fid=np.zeros(100))
     b = store(record("PD"), fid=np.ones(100))

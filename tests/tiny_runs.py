@@ -26,6 +26,8 @@ SETTINGS = (
     "dfno.modes=2",
     *(f"{method}.pairs={{count=60, steps=2}}" for method in FLOWS if method != "rf1"),
 )
+SMALL = ("--set", *SETTINGS, "--device", "cpu", "--offline")
+"""The same for a command line."""
 SAMPLES = 100
 
 

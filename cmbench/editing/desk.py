@@ -21,7 +21,6 @@ from cmbench.editing.originals import Setting
 from cmbench.editing.tasks import Pixels, Problem, to_floats, to_pixels
 from cmbench.errors import UsageError
 from cmbench.sampling.generate import check_labels
-from cmbench.sampling.seeds import initial_noise
 
 if TYPE_CHECKING:
     from cmbench.session import Options
@@ -105,25 +104,12 @@ class Desk:
         )  # fmt: skip
         return to_pixels(made)
 
-    def interpolate(
-        self,
-        ends: Tensor | None,
-        between: tuple[int, int],
-        steps: int,
-        seed: int,
-        labels: tuple[int, ...] = (),
-    ) -> Pixels:
-        """``steps`` images from one end to the other: uint8 [steps, C, H, W].
-
-        Ends are two images, [2, C, H, W] in [-1, 1], or else two samples of the seed, by index.
-        """
+    def interpolate(self, ends: Tensor, steps: int, labels: tuple[int, ...] = ()) -> Pixels:
+        """``steps`` images from one image to another: uint8 [steps, C, H, W]; ``ends`` [2, C, H, W] in [-1, 1]."""
         own = self._labels(labels[:1], 1, steps)
-        if ends is None:
-            latents = initial_noise(seed, between, self.shape).double().to(self.device)
-        else:
-            denoise, levels = self._diffusion()
-            two = None if own is None else own[:2].to(self.device)
-            latents = encode(denoise, ends.to(self.device), karras_sigmas(levels, POINTS).flip(0), two)
+        denoise, levels = self._diffusion()
+        two = None if own is None else own[:2].to(self.device)
+        latents = encode(denoise, ends.to(self.device), karras_sigmas(levels, POINTS).flip(0), two)
         path = algorithm.slerp(latents[0], latents[1], torch.linspace(0, 1, steps, device=self.device))
         made = algorithm.from_latents(self.model, path, None if own is None else own.to(self.device))
         return to_pixels(made)

@@ -27,6 +27,9 @@ METRICS = {
 }
 """Name in records -> title and direction. The titles of ``features`` and ``frechet`` are in :attr:`Editing.titles`."""
 
+QUALITY = ("psnr", "lpips", "features", "frechet")
+"""Those that have curves, in this order."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -188,6 +191,15 @@ class Row:
         """Sample standard deviation over seeds, None for fewer than two."""
         found = self.values(metric)
         return stdev(found) if len(found) > 1 else None
+
+    def text(self, metric: str) -> str:
+        """As tables print it: ``0.452 ± 0.006``; empty where there is none."""
+        value, std = self.mean(metric), self.std(metric)
+        if value is None:
+            return ""
+        if metric.startswith("given"):  # how exact, not how good: the worst of the seeds
+            return f"{max(self.values(metric)):.2g}"
+        return f"{value:.3g}" if std is None else f"{value:.3g} ± {std:.1g}"
 
 
 def over_seeds(cells: Sequence[Cell]) -> Iterator[Row]:

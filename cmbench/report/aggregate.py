@@ -1,9 +1,9 @@
 """Records of several seeds -> one row each, with mean and standard deviation."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Protocol
 
 from cmbench.records import Metric, Record, fingerprint
 from cmbench.report.layout import METRICS
@@ -85,6 +85,15 @@ class Measured:
         return str(titles.get(metric, default)) if isinstance(titles, Mapping) else default
 
 
+class Identified(Protocol):
+    """A record, or anything else that says what determined it."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Entries, which may have entries."""
+        ...
+
+
 BY_SEED = {"seed", "checkpoint", "content", "taus"}
 """Entries of an identity that differ between runs of different seeds."""
 
@@ -128,25 +137,62 @@ def _measured(records: Sequence[Record]) -> Measured:
     )
 
 
-def telling(rows: Sequence[Measured]) -> list[str]:
-    """For rows that would print alike, the entries of the identity that differ between them, at most three.
+def telling(records: Sequence[Identified], said: Collection[str] = ()) -> list[str]:
+    """For records that would print alike, the entries of the identity that differ between them, at most three.
 
     Entries of entries are named with dots: ``recipe.steps``. The hash of the training is named only where nothing that
-    a reader can tell differs.
+    a reader can tell differs; what is ``said`` anyway is not named at all.
     """
-    flat = [_flatten(row.first.identity) for row in rows]
-    names = sorted({name for entries in flat for name in entries}, key=lambda name: (name in BY_SEED, name))
+    flat = [_flatten(record.identity) for record in records]
+    found = {name for entries in flat for name in entries} - set(said)
+    names = sorted(found, key=lambda name: (name in BY_SEED, name))
     differ = [name for name in names if len({entries.get(name) for entries in flat}) > 1]
     told = [name for name in differ if name not in BY_SEED]
     return [name for name in told if name != "training"][:3] or told[:3] or differ[:3]
 
 
-def described(row: Measured, names: Sequence[str]) -> str:
-    """These entries of a row's identity in words: ``checkpoint 3f02, steps 800``.
+@dataclass(frozen=True)
+class Curve:
+    """What a row is a point of, over NFE; ``told`` is what tells it from other curves of its label, or empty."""
+
+    group: str
+    label: str
+    told: str = ""
+
+    @property
+    def name(self) -> str:
+        """``CD, metric l1``."""
+        return f"{self.label}, {self.told}" if self.told else self.label
+
+
+def curves_of(rows: Sequence[Measured]) -> list[Curve]:
+    """For each row the curve that it is a point of.
+
+    A method is one curve for each kind of guidance or tuning; where it stands twice at one NFE under one protocol, it
+    is several, told apart by what differs there.
+    """
+    methods: dict[Curve, list[int]] = {}
+    for place, row in enumerate(rows):
+        curve = Curve(row.first.group, row.first.label, row.guidance or row.tuned)
+        methods.setdefault(curve, []).append(place)
+    found: dict[int, Curve] = {}
+    for curve, places in methods.items():
+        twins: dict[object, list[Record]] = {}
+        for place in places:
+            twins.setdefault((rows[place].nfe_counted, rows[place].conditions), []).append(rows[place].first)
+        differ = sorted({name for alike in twins.values() for name in telling(alike)})
+        for place in places:
+            told = ", ".join(part for part in (curve.told, described(rows[place].first, differ)) if part)
+            found[place] = replace(curve, told=told)
+    return [found[place] for place in range(len(rows))]
+
+
+def described(record: Identified, names: Sequence[str]) -> str:
+    """These entries of a record's identity in words: ``checkpoint 3f02, steps 800``.
 
     Identities hold those settings of a recipe alone that differ from the method's defaults.
     """
-    entries = _flatten(row.first.identity)
+    entries = _flatten(record.identity)
 
     def value(name: str) -> str:
         absent = "by default" if name.startswith("recipe.") else "none"

@@ -11,6 +11,7 @@ from cmbench.editing.records import (
     CONSISTENCY,
     DIFFUSION,
     METRICS,
+    QUALITY,
     TRUTH,
     Cell,
     Editing,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     Images = NDArray[np.uint8]
 
 SHOWN = 17  # evaluations of the results in the panels, where they were measured
-QUALITY = ("psnr", "lpips", "features", "frechet")
 
 
 def panels(made: Editing, out: Path, *, nfe: int | None = None, rows: int = 4) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cmbench.errors import UsageError
 from cmbench.records import Record, select
 from cmbench.report import panels, published, style
-from cmbench.report.aggregate import Measured, described, over_seeds, telling
+from cmbench.report.aggregate import Curve, Measured, curves_of, over_seeds
 from cmbench.report.grid import grid, preview_path
 from cmbench.report.layout import METRICS
 from cmbench.report.order import ranking
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _METRIC = "fid"
-
-
-Line = tuple[str, str, str]
-"""Group, method, and what tells it from others of its name."""
 
 
 MOST_LINES = len(style.COLOURS)
@@ -35,7 +31,7 @@ class _Panel:
     metric_title: str
     conditions: tuple[str, str, int]
     group: str | None
-    lines: Mapping[Line, Sequence[Measured]]
+    lines: Mapping[Curve, Sequence[Measured]]
 
 
 def nfe(records: Sequence[Record], dataset: str, out: Path, *, name: str = "nfe") -> list[Path]:
@@ -57,8 +53,8 @@ def nfe(records: Sequence[Record], dataset: str, out: Path, *, name: str = "nfe"
     key = ranking(published.load(1))
     drawn = _panels(rows, key)
     whole = {line for panel in drawn if not panel.group for line in panel.lines}
-    everywhere = sorted(whole, key=lambda line: (key(line[0], line[1], 0), line[2]))
-    right = [panels.room([_name(line) for line in panel.lines]) for panel in drawn]
+    everywhere = sorted(whole, key=lambda line: (key(line.group, line.label, 0), line.told))
+    right = [panels.room([line.name for line in panel.lines]) for panel in drawn]
     names = []
     with style.look():
         grouped = any(panel.group for panel in drawn)
@@ -75,18 +71,14 @@ def nfe(records: Sequence[Record], dataset: str, out: Path, *, name: str = "nfe"
         return style.save(figure, out / "figures" / f"{name}-{dataset}")
 
 
-def _name(line: Line) -> str:
-    return ", ".join(part for part in line[1:] if part)
-
-
 def _panels(rows: Sequence[Measured], key: Callable[[str, str, float], Any]) -> list[_Panel]:
     found_panels = []
     for title, conditions in dict.fromkeys((row.title(_METRIC), row.conditions) for row in rows):
         found = _lines([row for row in rows if (row.title(_METRIC), row.conditions) == (title, conditions)])
-        ordered = sorted(found, key=lambda line: (key(line[0], line[1], 0), line[2]))
+        ordered = sorted(found, key=lambda line: (key(line.group, line.label, 0), line.told))
         many = len(ordered) > MOST_LINES
-        for group in dict.fromkeys(line[0] for line in ordered) if many else [None]:
-            own = {line: found[line] for line in ordered if group in (None, line[0])}
+        for group in dict.fromkeys(line.group for line in ordered) if many else [None]:
+            own = {line: found[line] for line in ordered if group in (None, line.group)}
             found_panels.append(_Panel(title, conditions, group, own))
     return found_panels
 
@@ -124,25 +116,19 @@ def samples(
         return style.save(grid(own, previews), out / "figures" / f"{name}-{dataset}")
 
 
-def _lines(rows: Sequence[Measured]) -> dict[Line, list[Measured]]:
-    """One panel's rows as lines of ascending NFE; a method that stands twice at one NFE is several lines."""
-    methods: dict[tuple[str, str, str], list[Measured]] = {}
-    for row in rows:
-        methods.setdefault((row.first.group, row.first.label, row.guidance or row.tuned), []).append(row)
-    lines: dict[Line, list[Measured]] = {}
-    for (group, label, guidance), own in methods.items():
-        counts = {row.nfe_counted for row in own}
-        names = {name for count in counts for name in telling([r for r in own if r.nfe_counted == count])}
-        for row in sorted(own, key=lambda row: row.nfe_counted):
-            told = ", ".join(part for part in (guidance, described(row, sorted(names))) if part)
-            lines.setdefault((group, label, told), []).append(row)
+def _lines(rows: Sequence[Measured]) -> dict[Curve, list[Measured]]:
+    """One panel's rows as lines of ascending NFE."""
+    ordered = sorted(rows, key=lambda row: row.nfe_counted)
+    lines: dict[Curve, list[Measured]] = {}
+    for curve, row in zip(curves_of(ordered), ordered, strict=True):
+        lines.setdefault(curve, []).append(row)
     return lines
 
 
 def _draw(
     ax: "Axes",
     panel: _Panel,
-    kinds: Mapping[Line, Mapping[str, Any]],
+    kinds: Mapping[Curve, Mapping[str, Any]],
     paper: Sequence[published.PublishedRow],
 ) -> list[panels.Name]:
     """Draw one panel; what to write at the ends of its lines."""
@@ -160,12 +146,12 @@ def _draw(
         ax.vlines(x, low, high, color=colour, linewidth=0.9)
         ax.plot(x, [fmean(summary.values) for summary in summaries], **kinds[line], zorder=3)
         printed = [
-            (row.nfe, value) for row in paper if row.method == line[1] and (value := row.value(_METRIC))
+            (row.nfe, value) for row in paper if row.method == line.label and (value := row.value(_METRIC))
         ]
-        if printed and line[1] not in hollow:
-            hollow.add(line[1])
+        if printed and line.label not in hollow:
+            hollow.add(line.label)
             ax.plot(*zip(*printed, strict=True), **{**kinds[line], **style.HOLLOW}, zorder=4)
-        names.append(panels.Name(_name(line), x[-1], fmean(summaries[-1].values), kinds[line]))
+        names.append(panels.Name(line.name, x[-1], fmean(summaries[-1].values), kinds[line]))
         x_all += [*x, *(nfe for nfe, _ in printed)]
         y_all += [*low, *high, *(value for _, value in printed)]
     protocol, _, count = panel.conditions

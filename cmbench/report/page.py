@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cmbench import __version__
+from cmbench.editing.records import Editing
 from cmbench.errors import UsageError
 from cmbench.experiments.manifest import Manifest
 from cmbench.records import Record, select
@@ -23,10 +24,11 @@ from cmbench.report import style, tables
 from cmbench.report.aggregate import Measured, over_seeds
 from cmbench.report.layout import MARKS, Table
 from cmbench.report.page_data import Data, dataset_data, experiment_data, row_id
+from cmbench.report.page_editing import editing_data, editing_facts, editing_tables
 from cmbench.report.page_pictures import Picture, Previews, figures, previews
 from cmbench.report.page_provenance import Provenance, provenance
 
-SCRIPTS = ("plot.js", "cost.js", "experiments.js", "samples.js", "page.js")
+SCRIPTS = ("plot.js", "cost.js", "experiments.js", "editing.js", "samples.js", "page.js")
 """Our own, in the order in which they run, behind the charting library."""
 
 BUDGETS = (1, 2, 4, 10, inf)
@@ -59,20 +61,27 @@ class Section:
     best: tuple[Best, ...]
 
 
-def write_page(records: Sequence[Record], manifests: Sequence[Manifest], out: Path, title: str) -> str:
-    """The whole page. The same records, manifests, previews and figures give the same text.
+def write_page(
+    records: Sequence[Record],
+    manifests: Sequence[Manifest],
+    out: Path,
+    title: str,
+    edited: Sequence[Editing] = (),
+) -> str:
+    """The whole page. The same records, manifests, results of editing, previews and figures give the same text.
 
     Args:
         records: those to show, at least one.
         manifests: of experiments, whose records lie under ``out``.
         out: the results folder: ``out/previews`` and ``out/figures`` are shown where they are there.
         title: of the page.
+        edited: results of editing.
 
     Raises:
-        UsageError: there is neither a record nor an experiment.
+        UsageError: there is neither a record nor an experiment nor editing.
         WorkError: a preview, or a record that a manifest names, is missing or damaged.
     """
-    if not records and not manifests:
+    if not records and not manifests and not edited:
         raise UsageError(
             f"no records under {out}/runs: `cmbench run --method cd --nfe 1 2 --out {out}` makes some"
         )
@@ -97,6 +106,15 @@ def write_page(records: Sequence[Record], manifests: Sequence[Manifest], out: Pa
         "sections": sections,
         "protocols": _protocols(records),
         "experiments": curves,
+        "editing": [
+            {
+                "title": one.title,
+                "data": editing_data(one),
+                "tables": editing_tables(one),
+                "facts": editing_facts(one),
+            }
+            for one in edited
+        ],
     }
 
     def filled(samples: Previews, pictures: Sequence[Picture] = (), left_out: Sequence[str] = ()) -> str:
@@ -122,6 +140,7 @@ def _render(
     content = {
         "datasets": datasets,
         "experiments": text["experiments"],
+        "editing": [one["data"] for one in text["editing"]],
         "pictures": samples.pictures,
         "pictureSamples": samples.samples,
         "colours": style.COLOURS,

@@ -8,7 +8,7 @@ from typing import Any
 from cmbench.experiments.manifest import Arm, Manifest
 from cmbench.records import Record
 from cmbench.report import published
-from cmbench.report.aggregate import Measured, Summary, described, over_seeds, telling
+from cmbench.report.aggregate import Measured, Summary, curves_of, over_seeds
 from cmbench.report.layout import METRICS, number
 from cmbench.report.order import ranking
 
@@ -29,8 +29,7 @@ def dataset_data(name: str, measured: Sequence[Measured]) -> Data:
     paper = published.for_dataset(name)
     key = ranking(paper or published.load(1))
     ordered = sorted(measured, key=lambda item: key(item.first.group, item.first.label, item.nfe_counted))
-    lines = line_names(ordered)
-    rows = [measured_row(item, line) for item, line in zip(ordered, lines, strict=True)]
+    rows = [measured_row(item, curve.name) for item, curve in zip(ordered, curves_of(ordered), strict=True)]
     metrics = _metrics(ordered)
     return {
         "name": name,
@@ -52,23 +51,6 @@ def conditions_text(item: Measured) -> str:
 
 def _conditions_id(item: Measured) -> str:
     return "|".join(map(str, item.conditions))
-
-
-def line_names(rows: Sequence[Measured]) -> list[str]:
-    """For each row, the name of the curve that it is a point of: its label, with what tells it from its twins."""
-    methods: dict[tuple[str, str, str], list[int]] = {}
-    for place, row in enumerate(rows):
-        methods.setdefault((row.first.group, row.first.label, row.guidance or row.tuned), []).append(place)
-    names = [""] * len(rows)
-    for (_, label, guidance), places in methods.items():
-        alike: dict[object, list[Measured]] = {}
-        for place in places:
-            alike.setdefault((rows[place].nfe_counted, rows[place].conditions), []).append(rows[place])
-        differ = sorted({entry for twins in alike.values() if len(twins) > 1 for entry in telling(twins)})
-        for place in places:
-            told = described(rows[place], differ) if differ else ""
-            names[place] = ", ".join(part for part in (label, guidance, told) if part)
-    return names
 
 
 def _metrics(rows: Sequence[Measured]) -> list[Data]:

@@ -1,6 +1,6 @@
 """Where each row of the HTML report comes from: settings, protocol, and for each seed its record, cost and machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def provenance(item: Measured) -> Provenance:
         "evaluations": (f"{record.nfe} asked for, {item.nfe_counted:g} counted",),
         "protocol": (conditions_text(item),),
         "identity": tuple(flat_settings(own)),
-        "versions": _versions(item),
+        "versions": versions([one.environment for one in item.records]),
         "notes": tuple(dict.fromkeys(note for one in item.records for note in one.notes)),
     }
     return Provenance(
@@ -60,12 +60,12 @@ def provenance(item: Measured) -> Provenance:
     )
 
 
-def _versions(item: Measured) -> tuple[str, ...]:
+def versions(environments: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Python, packages and platform, a line for each combination."""
     found: dict[str, None] = {}
-    for record in item.records:
-        environment = record.environment
-        versions = environment.get("versions")
-        named = versions.items() if isinstance(versions, Mapping) else ()
+    for environment in environments:
+        packages = environment.get("versions")
+        named = packages.items() if isinstance(packages, Mapping) else ()
         parts = [f"Python {environment['python']}"] if environment.get("python") else []
         parts += [f"{name} {version}" for name, version in named if version]
         parts += [str(environment["platform"])] if environment.get("platform") else []

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from cmbench import records
 from cmbench.editing import records as edits
+from cmbench.editing import strips
 from cmbench.errors import UsageError
 from cmbench.experiments import manifest
 from cmbench.paths import atomic
 from cmbench.records import Record
-from cmbench.report import curves, editing_figure, figures, pareto, published, tables
+from cmbench.report import curves, editing_figure, figures, interpolation_figure, pareto, published, tables
 from cmbench.report.compare import compare
 from cmbench.report.grid import preview_path
 from cmbench.report.layout import Table
@@ -25,7 +26,8 @@ def regenerate(out: Path) -> tuple[list[Path], list[str]]:
 
     Tables, each as Markdown, LaTeX (a document that compiles), CSV and HTML: ``table1`` and ``table2`` (the paper's,
     with what was measured on their data sets), ``<data set>`` and ``<data set>-compare``. Figures, each as PNG, PDF
-    and SVG: ``nfe-``, ``pareto-`` and ``samples-<data set>``, one for each experiment, and those of editing.
+    and SVG: ``nfe-``, ``pareto-`` and ``samples-<data set>``, one for each experiment, and those of
+    editing and interpolation.
 
     Returns:
         The files, and for what could not be made the reasons, a line each.
@@ -64,6 +66,9 @@ def regenerate(out: Path) -> tuple[list[Path], list[str]]:
         assert edited is not None  # datasets() has seen its file
         attempt(f"figures/editing-{name}", partial(editing_figure.panels, edited, out))
         attempt(f"figures/editing-nfe-{name}", partial(editing_figure.quality, edited, out))
+    kept = strips.read_all(out)
+    for name in sorted({strip.dataset for strip in kept}):
+        attempt(f"figures/interpolation-{name}", partial(interpolation_figure.draw, kept, name, out))
     return made, skipped
 
 

@@ -226,9 +226,9 @@ def row_notes(measured: Sequence[Measured]) -> list[list[str]]:
         twins.setdefault(alike, []).append(place)
     for places in twins.values():
         if len(places) > 1:
-            names = telling([measured[place] for place in places])
+            names = telling([measured[place].first for place in places])
             for place in places:
-                notes[place].append(described(measured[place], names))
+                notes[place].append(described(measured[place].first, names))
     return notes
 
 

@@ -1,6 +1,6 @@
 """A results folder for the tests of the HTML report: two data sets, previews, a figure, experiments, hostile names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from PIL import Image
 from report_factory import record
 
 from cmbench import records
+from cmbench.editing.records import Cell, Editing, Task
 from cmbench.experiments.manifest import Arm, Manifest, Point, write
 from cmbench.records import Metric, Record, record_path
 from cmbench.report.grid import preview_path, write_preview
@@ -115,3 +116,37 @@ def experiments(out: Path, made: Sequence[Record], name: str = "CD") -> None:
     ]
     arm = Arm("cd", "CD", "cd", points=tuple(final), failures=("NFE 8: it could not be made",))
     write(out, Manifest("fig4", "Against evaluations", "Figure 4", "digits", "nfe", "fid", (arm,)))
+
+
+def edited(name: str = "CD") -> Editing:
+    """Inpainting and denoising on digits: CD and DDIM with two seeds, the mean image, the originals."""
+    cells = []
+    for task in ("inpaint", "denoise"):
+        for kind, method, label, base in (
+            ("consistency", "cd", name, 10.0), ("diffusion", "ddim", "DDIM", 12.0)
+        ):  # fmt: skip
+            for nfe in (1, 5):
+                for seed in (0, 1):
+                    figures = {"psnr": base + nfe + seed, "frechet": base / nfe, "given_max": 0.25 * seed}
+                    cells.append(_cell(task, kind, method, label, nfe, seed, figures))
+        cells.append(
+            _cell(task, "baseline", "mean", "mean of the data", 0, 0, {"psnr": 9.0, "frechet": 40.0})
+        )
+        cells.append(_cell(task, "truth", "truth", "the originals", 0, 0, {"frechet": 0.1}))
+    tasks = tuple(
+        Task(task, task.title(), f"as {task} is set", "a.png", "b.png") for task in ("inpaint", "denoise")
+    )
+    environment = {"commit": "abcdef012345", "device": "Test CPU, 1 threads", "versions": {"torch": "2.9"}}
+    titles = {"frechet": "FD-digits", "features": "digits-cnn"}
+    return Editing(
+        "digits", name if name != "CD" else "Digits", 10, "10 of 50 images", "identity", titles,
+        {"lpips": f"no weights {name}"}, tasks, tuple(cells), environment,
+    )  # fmt: skip
+
+
+def _cell(
+    task: str, kind: str, method: str, label: str, nfe: int, seed: int, figures: Mapping[str, float]
+) -> Cell:
+    return Cell(
+        f"{task}{method}{nfe}{seed}", task, kind, method, label, nfe, float(nfe), seed, 1.0, figures, "c.png"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from report_factory import record
-from report_page import HOSTILE, experiments, folder, hostile, measured
+from report_page import HOSTILE, edited, experiments, folder, hostile, measured
 
 from cmbench import records
 from cmbench.experiments.manifest import read_all
@@ -30,7 +30,8 @@ def page(tmp_path_factory):
     folder(out, made)
     experiments(out, made, HOSTILE)
     path = out / "report.html"
-    path.write_text(write_page(records.read(out), read_all(out), out, f"Report {HOSTILE}"), encoding="utf-8")
+    text = write_page(records.read(out), read_all(out), out, f"Report {HOSTILE}", [edited(HOSTILE)])
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -206,6 +207,28 @@ def test_curves_of_experiments_are_drawn_and_can_be_left_out(opened):
     assert [point[1] for point in drawn(opened, "cmbench.experiments[0]")[0]] == [100, 200, 300]
     press(opened, "#experiment-0 fieldset input", Keys.SPACE)
     assert len(drawn(opened, "cmbench.experiments[0]")) == 1
+
+
+def test_curves_of_editing_follow_task_metric_and_boxes(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    chart = "cmbench.editing[0]"
+    assert [[point[1:] for point in series] for series in drawn(opened, chart)] == [
+        [[1, 11.5], [5, 15.5]],
+        [[1, 13.5], [5, 17.5]],
+    ]
+    dropped = opened.find_element("css selector", "#editing-0 .dropped")
+    assert dropped.text == "Dashed, without a network: mean of the data, 9."
+    press(opened, "#editing-0 label:nth-of-type(2) select", Keys.ARROW_DOWN)
+    assert [point[2] for point in drawn(opened, chart)[0]] == [10, 2]
+    assert dropped.text.endswith("mean of the data, 40. The originals have 0.1.")
+    press(opened, "#editing-0 label:nth-of-type(1) select", Keys.ARROW_DOWN)
+    press(opened, "#editing-0 fieldset input", Keys.SPACE)
+    assert len(drawn(opened, chart)) == 1
+    press(opened, "#editing-0 canvas", Keys.ARROW_RIGHT)
+    readout = opened.find_element("css selector", "#editing-0 .readout").text
+    assert "DDIM" in readout and "as denoise is set" in readout and "seeds 0, 1" in readout
+    assert "abcdef012345" in readout
 
 
 def test_the_slider_changes_the_samples_and_keeps_their_places(opened):

@@ -14,9 +14,10 @@ import pytest
 from commands import Commands
 from PIL import Image
 from report_factory import record
-from report_page import HOSTILE, experiments, folder, hostile, measured
+from report_page import HOSTILE, edited, experiments, folder, hostile, measured
 
 from cmbench import records
+from cmbench.editing import records as edits
 from cmbench.errors import WorkError
 from cmbench.experiments.manifest import Arm, Manifest, Point, read_all
 from cmbench.report import tables
@@ -67,7 +68,8 @@ class Parsed(HTMLParser):
 
 
 def page_of(out: Path, title: str = "A report") -> str:
-    return write_page(records.read(out), read_all(out), out, title)
+    found = [one for name in edits.datasets(out) if (one := edits.read(out, name))]
+    return write_page(records.read(out), read_all(out), out, title, found)
 
 
 @pytest.fixture
@@ -75,6 +77,7 @@ def out(tmp_path):
     made = measured()
     folder(tmp_path, made)
     experiments(tmp_path, made)
+    edits.write(tmp_path, edited())
     return tmp_path
 
 
@@ -99,7 +102,7 @@ def test_the_policy_allows_exactly_the_scripts_and_the_style_of_the_page(out):
     assert policy.startswith("default-src 'none'; img-src data:; ")
     kinds = [a.get("type") for tag, a in parsed.elements if tag == "script"]
     run = [text for text, kind in zip(parsed.raw["script"], kinds, strict=True) if kind is None]
-    assert len(run) == 7 and policy.count("sha256-") == len(run) + 1
+    assert len(run) == 8 and policy.count("sha256-") == len(run) + 1
     for text in [*run, *parsed.raw["style"]]:
         assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
 
@@ -109,6 +112,7 @@ def test_hostile_names_stay_text(tmp_path):
     for one, made in ((plain, measured()), (bad, [*measured(), *hostile()])):
         folder(one, made)
         experiments(one, made)
+        edits.write(one, edited(HOSTILE if one == bad else "CD"))
     experiments(bad, measured(), HOSTILE)
     clean, parsed = Parsed(page_of(plain)), Parsed(page_of(bad, HOSTILE))
 
@@ -122,6 +126,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert digits["rows"][-1]["group"] == HOSTILE
     assert parsed.content["experiments"][0]["arms"][0]["label"] == f"{HOSTILE}, l1"
     assert any(HOSTILE in " ".join(row) for row in parsed.rows)
+    assert parsed.content["editing"][0]["arms"][0]["label"] == HOSTILE
 
 
 def test_the_tables_are_those_of_the_table_command(out):
@@ -185,6 +190,37 @@ def test_curves_at_several_evaluations_are_told_apart(out):
     manifest = Manifest("own", "Own", "", "digits", "step", "fid", tuple(arms))
     content = Parsed(write_page(records.read(out), [manifest], out, "t")).content
     assert [arm["label"] for arm in content["experiments"][0]["arms"]] == ["CD, NFE 1", "CD, NFE 2"]
+
+
+def test_curves_of_editing_are_means_over_seeds_beside_what_needs_no_network(out):
+    (one,) = Parsed(page_of(out)).content["editing"]
+    assert [task["id"] for task in one["tasks"]] == ["inpaint", "denoise"]
+    assert [(metric["id"], metric["title"], metric["better"]) for metric in one["metrics"]] == [
+        ("psnr", "PSNR", "higher"),
+        ("frechet", "FD-digits", "lower"),
+    ]
+    assert [arm["label"] for arm in one["arms"]] == ["CD", "DDIM"]
+    points = one["arms"][0]["points"]["inpaint"]
+    assert [(point["x"], point["metrics"]["psnr"]["mean"]) for point in points] == [(1, 11.5), (5, 15.5)]
+    assert (points[0]["metrics"]["psnr"]["low"], points[0]["metrics"]["psnr"]["high"]) == (11, 12)
+    assert points[0]["from"] == ["seeds 0, 1; 10 of 50 images"]
+    assert one["from"] == ["commit abcdef012345", "Test CPU, 1 threads"]
+    still = {each["label"]: (each["truth"], sorted(each["metrics"])) for each in one["still"]["denoise"]}
+    assert still == {"mean of the data": (False, ["frechet", "psnr"]), "the originals": (True, ["frechet"])}
+
+
+def test_the_tables_of_editing_stand_in_the_page_with_how_it_was_measured(out):
+    page = page_of(out)
+    rows = Parsed(page).rows
+    assert rows.count(["Method", "NFE", "PSNR ↑", "FD-digits ↓", "given max ↓", "s"]) == 2
+    assert ["CD", "5", "15.5 ± 0.7", "2 ± 0", "0.25", "1.00"] in rows
+    assert ["mean of the data", "", "9", "40", "", ""] in rows
+    assert "no weights CD" in page and "as denoise is set" in page and "abcdef012345" in page
+
+
+def test_editing_alone_is_a_page(tmp_path):
+    page = write_page([], [], tmp_path, "t", [edited()])
+    assert "Zero-shot editing: Digits" in page and Parsed(page).content["datasets"] == []
 
 
 def test_a_manifest_of_a_missing_record_is_an_error_that_names_it(out):
@@ -268,10 +304,10 @@ def test_the_vendored_library_is_the_one_that_its_index_names():
 
 def test_the_shipped_results_make_a_page_of_less_than_six_megabytes():
     made = records.read(SHIPPED)
-    page = write_page(made, read_all(SHIPPED), SHIPPED, "Digits")
+    page = page_of(SHIPPED, "Digits")
     content = Parsed(page).content
     assert len(page.encode()) < 6_000_000
-    assert len(content["pictures"]) == len(made)
+    assert len(content["pictures"]) == len(made) and len(content["editing"]) == 2
     assert sum(len(row["keys"]) for one in content["datasets"] for row in one["rows"]) == len(made)
 
 
@@ -301,7 +337,7 @@ def test_the_command_takes_a_data_set_a_title_and_a_file(out, capsys):
     page = (out / "sub" / "x.html").read_text(encoding="utf-8")
     assert ended.status == 0 and "<h1>Mine &amp; yours</h1>" in page
     assert [one["name"] for one in Parsed(page).content["datasets"]] == ["cifar10"]
-    assert Parsed(page).content["experiments"] == []
+    assert Parsed(page).content["experiments"] == [] and Parsed(page).content["editing"] == []
 
 
 def test_nothing_measured_is_one_line(tmp_path, capsys):

@@ -239,6 +239,7 @@ cmbench.Plot = class {
   // The room that the points take, with some around them: marks do not sit on the axes.
   span(axis, log) {
     const values = this.points.flatMap((point) => (axis === "x" ? [point.x] : [point.low, point.y, point.high]));
+    if (values.length) values.push(...(this.view.front || []).map((point) => point[axis]).filter((value) => !log || value > 0));
     const [low, high] = [Math.min(...values), Math.max(...values)];
     if (!values.length) return {};
     if (!log) {
