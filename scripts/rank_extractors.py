@@ -3,8 +3,8 @@
     cmbench sample --dataset cifar10 --method cd --nfe 1 -n 2000 --to cd-1.npz    # and so on
     python scripts/rank_extractors.py --data DIR --resnet56 resnet56-4bfd9763.th cd-1.npz cd-2.npz ...
 
-DIR holds ``cifar-10-batches-bin/``. Each file of samples is compared with the training images by the Fréchet distance on the
-features of both networks; the floor is the distance of one half of the training images to the other. Prints Markdown.
+DIR holds ``cifar-10-batches-bin/``. Each file of samples is compared with the training images by the Fréchet distance
+on the features of both networks; the floor is the distance of one half of the training images to the other. Prints Markdown.
 """
 
 import argparse
