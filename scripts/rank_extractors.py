@@ -4,7 +4,8 @@
     python scripts/rank_extractors.py --data DIR --resnet56 resnet56-4bfd9763.th cd-1.npz cd-2.npz ...
 
 DIR holds ``cifar-10-batches-bin/``. Each file of samples is compared with the training images by the Fréchet distance
-on the features of both networks; the floor is the distance of one half of the training images to the other. Prints Markdown.
+on the features of both networks; the floor is the distance of one half of the training images to the other. Prints
+Markdown.
 """
 
 import argparse
