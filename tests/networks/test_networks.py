@@ -166,7 +166,9 @@ def test_forward_mode_derivative_is_the_adjoint_of_the_backward_one(config):
     network = perturbed(build(config, SHAPE, 0))
     x, c_noise, _ = inputs()
     u, v = torch.randn_like(x), torch.randn_like(x)
-    with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no forward derivative; cf. cmbench.diffusion.jvp
+    with sdpa_kernel(
+        SDPBackend.MATH
+    ):  # the other kernels have no forward derivative; cf. cmbench.diffusion.jvp
         _, forward = torch.func.jvp(lambda z: network(z, c_noise, None), (x,), (u,))
     _, pull_back = torch.func.vjp(lambda z: network(z, c_noise, None), x)
     torch.testing.assert_close((forward * v).sum(), (pull_back(v)[0] * u).sum(), rtol=1e-3, atol=1e-2)
