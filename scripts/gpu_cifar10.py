@@ -10,6 +10,7 @@ call that did not let itself be interrupted (the same command goes on as well); 
 
 import argparse
 import faulthandler
+import os
 import signal
 import sys
 import tarfile
@@ -17,28 +18,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING
 
 from cmbench import methods, records
-from cmbench.benchmark import Failure, Plan, Sweep
-from cmbench.checkpoints import Checkpoint
 from cmbench.errors import CmbenchError
 from cmbench.paths import atomic
 from cmbench.session import Options, open_sweep, open_workshop
-from cmbench.training import state as states
-from cmbench.training.loop import Progress
-from cmbench.workshop import Need
+
+if TYPE_CHECKING:  # torch is imported when the clock runs: that is part of a call
+    from cmbench.benchmark import Plan, Sweep
+    from cmbench.checkpoints import Checkpoint
+    from cmbench.training.loop import Progress
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
-MEASURED = {
-    "cd": (1, 2),
-    "ect": (1, 2),
-    "pd": (1, 2),
-    "ct": (1, 2),
-    "edm": (35,),
-}  # method -> NFE, in this order
+MEASURED = {"cd": (1, 2), "ect": (1, 2), "pd": (1, 2), "ct": (1, 2), "edm": (35,)}  # method -> NFE
 RESERVE = 20.0  # seconds of a call that are kept for collecting; a tenth of a short one
 
 
@@ -47,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = options(words)
     seconds = 60 * given.minutes
     plans: list[Plan] = []
-    sweep = None
+    sweep: Sweep | None = None
     faulthandler.dump_traceback_later(seconds, exit=True)  # should the interruption not get through
     try:
         with interrupted_after(seconds - min(RESERVE, seconds / 10)):
@@ -58,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
             sweep = open_sweep(chosen, open_workshop(chosen), on_samples=every(10, sampling))
             for name in given.methods:
                 wanted = sweep.plans([methods.get(name)], MEASURED[name], [0])
-                plans += [plan for plan in wanted if isinstance(plan, Plan)]
+                plans += [plan for plan in wanted if not isinstance(plan, str)]
             failures = [work(sweep, plan) for plan in plans]
             status = int(any(failures))
     except KeyboardInterrupt:
@@ -70,11 +63,8 @@ def main(words: Sequence[str] | None = None) -> int:
         collect(sweep, plans, given.out / "collected")
         for plan in plans:
             say(standing(sweep, plan))
-    say(
-        {0: "all done", AGAIN: "the time is up: the same command goes on"}.get(
-            status, "not all could be done"
-        )
-    )
+    ends = {0: "all done", AGAIN: "the time is up: the same command goes on"}
+    say(ends.get(status, "not all could be done"))
     faulthandler.cancel_dump_traceback_later()
     return status
 
@@ -108,8 +98,10 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def work(sweep: Sweep, plan: Plan) -> bool:
+def work(sweep: "Sweep", plan: "Plan") -> bool:
     """Make one record, and what it needs; whether that failed."""
+    from cmbench.benchmark import Failure
+
     for made in sweep.run_all([plan]):
         if isinstance(made, Failure):
             say(f"{plan.title} could not be made: {made.reason}")
@@ -140,13 +132,15 @@ def sampling(title: str, done: int, total: int) -> None:
     say(f"{title}: {done}/{total}")
 
 
-def training(title: str) -> Callable[[Progress], None]:
+def training(title: str) -> "Callable[[Progress], None]":
     """What receives the progress of a training."""
     return every(10, lambda now: say(f"train {title}: step {now.step}/{now.steps}, loss {now.loss or 0:.4g}"))
 
 
-def standing(sweep: Sweep, plan: Plan) -> str:
+def standing(sweep: "Sweep", plan: "Plan") -> str:
     """What has been measured, or what is left to do for it."""
+    from cmbench.training import state as states
+
     if found := records.find(sweep.home(plan), plan.key):
         figures = [f"{name} {one.value:.4g}" for name, one in found.metrics.items() if one.value is not None]
         return f"done: {plan.title}: {', '.join(figures)}; {found.samples} samples"
@@ -160,10 +154,10 @@ def standing(sweep: Sweep, plan: Plan) -> str:
     return f"left: {plan.title}: {', '.join(reversed(left))}"
 
 
-def collect(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> None:
+def collect(sweep: "Sweep", plans: "Sequence[Plan]", folder: Path) -> None:
     """Put the records, and the networks that they are made with, into one folder to carry away."""
     folder.mkdir(parents=True, exist_ok=True)
-    needs: dict[str, Need] = {plan.need.key: plan.need for plan in plans}
+    needs = {plan.need.key: plan.need for plan in plans}
     for checkpoint in filter(None, map(sweep.workshop.find, needs.values())):
         target = folder / checkpoint.path.name
         if not target.exists():
@@ -174,8 +168,11 @@ def collect(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> None:
                 archive.add(sweep.out / name, name)
 
 
-def halve(checkpoint: Checkpoint, target: Path) -> None:
+def halve(checkpoint: "Checkpoint", target: Path) -> None:
     """Write a checkpoint with its weights, which are the averaged ones, in bf16: half the size, the same header."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
     with safe_open(checkpoint.path, "pt") as file:
         header = file.metadata()
     weights = {name: tensor.bfloat16() for name, tensor in load_file(checkpoint.path).items()}
@@ -184,4 +181,6 @@ def halve(checkpoint: Checkpoint, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # without waiting for what the compiler's processes may still be at

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from cmbench import checkpoints, records
 from cmbench.data import cifar10
@@ -86,6 +88,32 @@ def test_all_methods_are_measured_and_collected(data, tmp_path, capsys):
     teacher = next(path for path in small if "-edm-" in path.name)
     assert call(data, tmp_path / "other", 60, *steps, "--checkpoint", str(teacher)) == 0
     assert not list((tmp_path / "other" / "checkpoints").glob("*-edm-*"))
+
+
+@pytest.mark.slow
+def test_the_preset_compiles_each_kind_of_evaluation_once(data, tmp_path, monkeypatch):
+    """The preset itself, of a small size: bf16, compiled networks, all methods in one process.
+
+    Student, student without gradients, teacher, target network, and the batch size of the teacher's own training: five
+    graphs serve eleven networks. Past eight, torch would go on without compiling.
+    """
+    counter, original = CompileCounterWithBackend("eager"), torch.compile
+    networks = []
+
+    def count(call, **given):
+        networks.append(call.__self__)
+        return original(call, backend=counter, dynamic=given["dynamic"])
+
+    monkeypatch.setattr(torch, "compile", count)
+    monkeypatch.setattr(gpu_cifar10, "work", lambda sweep, plan: sweep.workshop.ensure(plan.need) is None)
+    torch.compiler.reset()
+    words = ["--data", data, "--out", tmp_path / "out", "--device", "cpu", "--set", "network.channels=8"]
+    words += ["network.blocks=1", "pd.start=2", "edm.fit.batch_size=8"]
+    words += [f"{name}.fit.batch_size=4" for name in gpu_cifar10.MEASURED if name != "edm"]
+    words += [f"{name}.fit.steps=2" for name in gpu_cifar10.MEASURED]
+    assert gpu_cifar10.main([str(word) for word in words]) == 0
+    assert counter.frame_count == 5 < torch._dynamo.config.recompile_limit
+    assert len(networks) == 11
 
 
 def test_what_is_left_is_said_and_wrong_use_too(data, tmp_path, capsys, monkeypatch):

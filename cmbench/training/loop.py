@@ -178,7 +178,8 @@ def train(
     losses: list[Tensor] = []
     for step in range(start, fit.steps):
         if fit.compile:
-            torch.compiler.cudagraph_mark_step_begin()  # what graphs hold from the last step may be overwritten
+            # What graphs hold from the last step may now be overwritten.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         torch.manual_seed(step_seed(seed, step))  # dropout draws from the global generator
         rng = torch.Generator(device).manual_seed(step_seed(seed, step))
         for group in optimizer.param_groups:
