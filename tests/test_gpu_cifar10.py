@@ -3,6 +3,7 @@
 import faulthandler
 import signal
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +47,39 @@ def hashes(out: Path) -> dict[str, str]:
     return {path.name: checkpoints.load(path).sha256 for path in (out / "checkpoints").glob("*.safetensors")}
 
 
-@pytest.mark.slow
-def test_calls_that_run_out_of_time_end_as_one_that_does_not(data, tmp_path, capsys):
-    steps = ("edm.fit.steps=300", "cd.fit.steps=100")
+def test_calls_that_run_out_of_time_end_as_one_that_does_not(data, tmp_path, capsys, monkeypatch):
+    """The alarm comes at every second report of a training, between two states, and so in each of several calls."""
+    steps = ("edm.fit.steps=60", "cd.fit.steps=40")
     assert call(data, tmp_path / "whole", 60, *steps) == 0
-    statuses = []
-    while not statuses or statuses[-1] == gpu_cifar10.AGAIN:
-        assert len(statuses) < 100
-        statuses.append(call(data, tmp_path / "parts", 0.03, *steps))
-    assert statuses[-1] == 0
-    assert len(statuses) > 1
-    assert "the same command goes on" in capsys.readouterr().out
+    reports = 0
+
+    def alarming(_title: str):
+        def report(_progress) -> None:
+            nonlocal reports
+            reports += 1
+            if reports % 2 == 0:
+                signal.raise_signal(signal.SIGALRM)
+
+        return report
+
+    monkeypatch.setattr(gpu_cifar10, "training", alarming)
+    statuses = [call(data, tmp_path / "parts", 60, *steps)]
+    assert "train edm from step 35" in capsys.readouterr().out
+    while statuses[-1] == gpu_cifar10.AGAIN:
+        reports = 0
+        statuses.append(call(data, tmp_path / "parts", 60, *steps))
+    assert statuses == [gpu_cifar10.AGAIN] * 4 + [0]
     assert hashes(tmp_path / "parts") == hashes(tmp_path / "whole")
     for one, other in zip(records.read(tmp_path / "parts"), records.read(tmp_path / "whole"), strict=True):
         assert one.metrics == other.metrics
+
+
+def test_the_clock_ends_a_call(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_cifar10, "work", lambda *_: time.sleep(600))
+    assert call(data, tmp_path / "out", 0.05) == gpu_cifar10.AGAIN
+    assert "the same command goes on" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_all_methods_are_measured_and_collected(data, tmp_path, capsys):

@@ -262,4 +262,15 @@ def _restore(
         scaler.load_state_dict(saved["scaler"])
     for name, module in objective.modules.items():
         module.load_state_dict(saved["objective"][name])
+    for part in (optimizer, *objective.modules.values()):
+        if isinstance(part, torch.optim.Optimizer):
+            _lay_out_as_parameters(part)
     return saved["step"], saved["best"]
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Moments in the memory order of their parameters, as fused Adam reads them; a state file has its own order."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
