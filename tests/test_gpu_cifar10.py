@@ -47,6 +47,7 @@ def hashes(out: Path) -> dict[str, str]:
     return {path.name: checkpoints.load(path).sha256 for path in (out / "checkpoints").glob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_calls_that_run_out_of_time_end_as_one_that_does_not(data, tmp_path, capsys, monkeypatch):
     """The alarm comes at every second report of a training, between two states, and so in each of several calls."""
     steps = ("edm.fit.steps=60", "cd.fit.steps=40")
@@ -82,6 +83,7 @@ def test_the_clock_ends_a_call(data, tmp_path, monkeypatch, capsys):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_all_methods_are_measured_and_collected(data, tmp_path, capsys):
     out = tmp_path / "out"
     names = tuple(gpu_cifar10.MEASURED)
