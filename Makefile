@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint docs digits experiments results bench clean
+.PHONY: demo test quick lint docs digits experiments gpu results bench clean
 
 demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
 	$(BIN)/cmbench run --method cd --nfe 1 2
@@ -38,6 +38,9 @@ experiments: $(VENV)/.installed  ## measure again Figures 3 and 4 and editing on
 	if [ -n "$(DATA)" ]; then $(BIN)/cmbench edit measure --dataset mnist --data $(DATA) --preset mlp --images 200 \
 		--nfe 1 2 5 9 17 33 --seed 0 1 2 --out results/shipped; fi
 	$(BIN)/cmbench regenerate --out results/shipped
+
+gpu: $(VENV)/.installed  ## CIFAR-10 on one GPU, make gpu DATA=DIR: teacher, CD, ECT, PD, CT, 50,000 samples each: docs/gpu.md
+	$(BIN)/python scripts/gpu_cifar10.py --data $(DATA) --minutes $(or $(MINUTES),600)
 
 results: $(VENV)/.installed  ## make every table and figure of results/shipped again, from its records alone
 	$(BIN)/cmbench regenerate --out results/shipped

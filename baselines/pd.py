@@ -82,7 +82,7 @@ class StageObjective:
         self, network: nn.Module, x: Tensor, labels: Tensor | None, _step: int, rng: torch.Generator
     ) -> Tensor:
         """Per-sample losses [B]."""
-        levels = self.levels.to(x.device)
+        levels = self.levels = self.levels.to(x.device)  # moved once
         index = 2 * torch.randint(len(levels) // 2, (len(x),), device=x.device, generator=rng)
         # float64: the target divides by 1 - low / high, which is small on fine grids
         high, middle, low = levels[index], levels[index + 1], levels[index + 2]

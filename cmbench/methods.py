@@ -117,8 +117,9 @@ class TrainJob:
     def _fit(
         self, network: "nn.Module", objective: "Objective", data: "TrainingImages", settings: "Fit"
     ) -> "nn.Module":
-        from cmbench.training.loop import train
+        from cmbench.training.loop import compile_with, train
 
+        compile_with(self.teacher, settings)
         return train(
             network,
             objective,

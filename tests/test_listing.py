@@ -181,7 +181,7 @@ def test_all_about_one_method(cmbench: Commands):
         "https://arxiv.org/abs/2202.00512",
         "powers of two up to 32",
         "its own, learnt from edm",
-        "cifar10: smoke, quick, paper",
+        "cifar10: smoke, quick, gpu, paper",
         "pd.last_factor: 2",
         "pd.fit.steps: 1000",
         "variance-preserving",

@@ -15,6 +15,7 @@ from cmbench.consistency.training import Count
 from cmbench.diffusion.grid import karras_sigmas
 from cmbench.diffusion.noise import NoiseRange
 from cmbench.diffusion.preconditioning import expand
+from cmbench.training.batches import on_device
 
 Pairs = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
 """``(count, training step, rng) -> noise levels r < t``, float32 [count] each, on the device of ``rng``."""
@@ -75,9 +76,9 @@ def grid_pairs(noise: NoiseRange, points: Count, log_mean: float, log_std: float
 
     def draw(count: int, step: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         ascending = karras_sigmas(noise, points(step)).flip(0)
-        shares = interval_probabilities(ascending, log_mean, log_std).to(rng.device)
+        shares = on_device(interval_probabilities(ascending, log_mean, log_std), rng.device)
         index = torch.multinomial(shares, count, replacement=True, generator=rng)
-        ascending = ascending.to(rng.device, torch.float32)
+        ascending = on_device(ascending.float(), rng.device)
         return ascending[index], ascending[index + 1]
 
     return draw

@@ -12,6 +12,7 @@ from cmbench.diffusion.grid import karras_sigmas
 from cmbench.diffusion.noise import NoiseRange
 from cmbench.diffusion.preconditioning import Denoise, expand
 from cmbench.diffusion.solvers import Step
+from cmbench.training.batches import on_device
 from cmbench.training.loop import move_towards
 
 Count = Callable[[int], int]
@@ -82,7 +83,7 @@ class ConsistencyObjective:
     ) -> Tensor:
         """Per-sample losses [B]; all draws (interval, noise) come from ``rng``."""
         n = self.points(step)
-        ascending = karras_sigmas(self.noise, n).flip(0).to(x.device, x.dtype)
+        ascending = on_device(karras_sigmas(self.noise, n).flip(0).to(x.dtype), x.device)
         index = torch.randint(n - 1, (len(x),), device=x.device, generator=rng)
         low, high = ascending[index], ascending[index + 1]
         z = torch.randn(x.shape, device=x.device, generator=rng)

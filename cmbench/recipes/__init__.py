@@ -101,7 +101,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
-    raise UsageError(f"{where}: {value!r} is not {getattr(hint, '__name__', hint)}")
+    union = origin in (typing.Union, types.UnionType)
+    wanted = str(hint).replace("typing.", "") if union else getattr(hint, "__name__", hint)
+    raise UsageError(f"{where}: {value!r} is not {wanted}")
 
 
 def overrides(settings: Iterable[str]) -> dict[str, Any]:

@@ -22,6 +22,13 @@ class TrainingImages(Protocol):
         ...
 
 
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on the device, without the host waiting for what the device has still to do."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 class Batches:
     """Batches of a data set (normalised to [-1, 1]) or of synthetic pairs, on the training device.
 
@@ -61,11 +68,11 @@ class Batches:
         Of pairs, float32 [B, 1 + M, C, H, W].
         """
         chosen = self.indices(step)
-        where = torch.from_numpy(chosen).to(self.device)
+        where = on_device(torch.from_numpy(chosen), self.device)
         raw = (
             self._all[where]
             if self._all is not None
-            else torch.from_numpy(self.images.read(chosen)).to(self.device)
+            else on_device(torch.from_numpy(self.images.read(chosen)), self.device)
         )
         x = raw.float() / 127.5 - 1 if raw.dtype == torch.uint8 else raw
         if self.flip:

@@ -24,7 +24,8 @@ class Fit:
         ema_warmup: shorten the average's memory at the start to (1 + step) / (10 + step).
         flip: random horizontal flips.
         autocast: ``off``, ``bf16`` or ``fp16`` (fp16 on CUDA only, with gradient scaling).
-        compile: run the training network through ``torch.compile``.
+        compile: run the networks of the training through ``torch.compile``; ``reduce-overhead`` also records CUDA
+            graphs, for networks so small that starting their kernels is what takes the time.
         checkpoint_every: steps between saved states; also the unit of the divergence check.
     """
 
@@ -41,7 +42,7 @@ class Fit:
     ema_warmup: bool = True
     flip: bool = False
     autocast: Literal["off", "bf16", "fp16"] = "off"
-    compile: bool = False
+    compile: bool | Literal["reduce-overhead"] = False
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:

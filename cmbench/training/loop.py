@@ -3,7 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -111,6 +112,27 @@ def make_optimizer(network: nn.Module, fit: Fit) -> torch.optim.Optimizer:
     return torch.optim.Adam(network.parameters(), lr=fit.learning_rate, betas=betas, fused=True)
 
 
+def compile_with(module: object, fit: Fit) -> None:
+    """Put ``torch.compile`` under a module's call, where ``fit`` asks for it; its weights keep their names.
+
+    Networks of one architecture share what was compiled, each batch size having kernels of its own.
+    """
+    if fit.compile and isinstance(module, nn.Module):
+        module.compile(dynamic=False, mode=None if fit.compile is True else fit.compile)
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN time its algorithms once for each shape, as fits shapes that stay the same for a whole training."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@_fastest_convolutions()
 def train(
     network: nn.Module,
     objective: Objective,
@@ -143,24 +165,28 @@ def train(
         device.type, {"bf16": torch.bfloat16}.get(fit.autocast, torch.float16), fit.autocast != "off"
     )
     scaler = torch.amp.GradScaler(device.type, enabled=fit.autocast == "fp16")
-    forward: nn.Module = torch.compile(network) if fit.compile else network  # type: ignore[assignment]
+    for module in (network, *objective.modules.values()):
+        compile_with(module, fit)
 
     began = time.perf_counter() - states.seconds(state_path)
     start, best = 0, math.inf
     if state_path.exists():
-        start, best = _restore(
-            states.load(state_path, device), network, average, optimizer, scaler, objective
-        )
+        # To the CPU: each part puts its own where it belongs, and RAdam's counts of steps belong there.
+        saved = states.load(state_path, torch.device("cpu"))
+        start, best = _restore(saved, network, average, optimizer, scaler, objective)
     kept = milestones or Milestones()
     losses: list[Tensor] = []
     for step in range(start, fit.steps):
+        if fit.compile:
+            # What graphs hold from the last step may now be overwritten.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         torch.manual_seed(step_seed(seed, step))  # dropout draws from the global generator
         rng = torch.Generator(device).manual_seed(step_seed(seed, step))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(fit, step)
         x, labels = batches.at(step, rng)
         with autocast:
-            loss = objective.loss(forward, x, labels, step, rng).mean()
+            loss = objective.loss(network, x, labels, step, rng).mean()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if fit.clip:
@@ -236,4 +262,15 @@ def _restore(
         scaler.load_state_dict(saved["scaler"])
     for name, module in objective.modules.items():
         module.load_state_dict(saved["objective"][name])
+    for part in (optimizer, *objective.modules.values()):
+        if isinstance(part, torch.optim.Optimizer):
+            _lay_out_as_parameters(part)
     return saved["step"], saved["best"]
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Moments in the memory order of their parameters, as fused Adam reads them; a state file has its own order."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

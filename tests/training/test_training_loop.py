@@ -16,6 +16,7 @@ from cmbench.consistency.training import ConsistencyObjective
 from cmbench.data.base import ArraySource, ImageData
 from cmbench.diffusion.noise import NoiseRange
 from cmbench.errors import UsageError, WorkError
+from cmbench.networks import build
 from cmbench.training import state as states
 from cmbench.training.fit import Fit, ema_decay, learning_rate
 from cmbench.training.loop import make_optimizer, move_towards, step_seed, train
@@ -136,6 +137,21 @@ def test_a_killed_run_that_is_repeated_ends_as_one_that_was_not(tmp_path, object
     resumed = run(fit, tmp_path / "b", objective)
     assert same(whole, resumed)
     assert states.load(tmp_path / "b", CPU)["step"] == 60
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "radam"])
+def test_a_killed_run_of_a_convolutional_network_ends_as_one_that_was_not(tmp_path, optimizer):
+    """Its weights lie in memory as channels_last, and fused Adam takes moments to lie as they do."""
+    fit = replace(FIT, optimizer=optimizer)
+
+    def net() -> nn.Module:
+        torch.manual_seed(5)
+        return build({"kind": "unet", "channels": 8, "multipliers": [1, 2]}, (1, 4, 4), 0)
+
+    whole = run(fit, tmp_path / "a", net=net())
+    with pytest.raises(Killed):
+        run(fit, tmp_path / "b", kill_at=40, net=net())
+    assert same(whole, run(fit, tmp_path / "b", net=net()))
 
 
 def test_what_an_objective_trains_along_moves_at_the_networks_rate(tmp_path):
