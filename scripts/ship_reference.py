@@ -36,7 +36,7 @@ def main() -> None:
     protocol = dataclasses.replace(protocols.get(args.protocol), references=training)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.npz"
-        build(Engine(protocol), open_dataset(args.dataset, args.data, download=False), to=whole)
+        build(Engine.open(protocol), open_dataset(args.dataset, args.data, download=False), to=whole)
         built, _ = references.read(whole)
     layers = {
         layer: dataclasses.replace(known, features=known.subset(KEPT))
