@@ -20,14 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmbench import methods, records
+from cmbench import checkpoints, methods, records
 from cmbench.errors import CmbenchError
 from cmbench.paths import atomic
 from cmbench.session import Options, open_sweep, open_workshop
 
 if TYPE_CHECKING:  # torch is imported when the clock runs: that is part of a call
     from cmbench.benchmark import Plan, Sweep
-    from cmbench.checkpoints import Checkpoint
     from cmbench.training.loop import Progress
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
@@ -161,23 +160,11 @@ def collect(sweep: "Sweep", plans: "Sequence[Plan]", folder: Path) -> None:
     for checkpoint in filter(None, map(sweep.workshop.find, needs.values())):
         target = folder / checkpoint.path.name
         if not target.exists():
-            halve(checkpoint, target)
+            checkpoints.save_rounded(checkpoint, target)
     with atomic(folder / "records.tar.gz") as temporary, tarfile.open(temporary, "w:gz") as archive:
         for name in ("runs", "samples", "previews"):
             if (sweep.out / name).is_dir():
                 archive.add(sweep.out / name, name)
-
-
-def halve(checkpoint: "Checkpoint", target: Path) -> None:
-    """Write a checkpoint with its weights, which are the averaged ones, in bf16: half the size, the same header."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    with safe_open(checkpoint.path, "pt") as file:
-        header = file.metadata()
-    weights = {name: tensor.bfloat16() for name, tensor in load_file(checkpoint.path).items()}
-    with atomic(target) as temporary:
-        save_file(weights, temporary, metadata=header)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,13 @@ learn from the network that ships. A killed run continues from OUT.
 """
 
 import argparse
+import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from cmbench import checkpoints, console, methods
 from cmbench.session import Options, open_workshop
 from cmbench.workshop import SHIPPED, Need, Workshop
-
-ROUNDED = "weights rounded to bf16"
 
 
 def ship(workshop: Workshop, need: Need, bf16: bool) -> Path:
@@ -27,14 +23,14 @@ def ship(workshop: Workshop, need: Need, bf16: bool) -> Path:
     path = workshop.path(need)
     if not path.exists():
         workshop.ensure(need, force=not path.with_suffix(".state").exists())
-    made = checkpoints.load(path)
-    network, header = made.network(), made.header
-    if bf16:
-        network, header = network.to(torch.bfloat16), replace(header, notes=(*header.notes, ROUNDED))
+    shipped = SHIPPED / path.name
     SHIPPED.mkdir(parents=True, exist_ok=True)
     for old in SHIPPED.glob(path.name.replace(need.key, "*")):
         old.unlink()
-    shipped = checkpoints.save(SHIPPED / path.name, network, header).path
+    if bf16:
+        checkpoints.save_rounded(checkpoints.load(path), shipped)
+    else:
+        shutil.copy(path, shipped)
     path.unlink()
     return shipped
 

@@ -56,7 +56,8 @@ def test_build_list_show(cmbench: Commands, cache: Path) -> None:
     path = Path(built.out.strip())
     assert built.status == 0 and path.parent == cache / "references"
     entries = json.loads(cmbench("reference", "list", "--json").out)
-    (kept,) = [entry for entry in entries if entry["state"] == "ok"]
+    shipped, kept = (entry for entry in entries if entry["state"] == "ok")
+    assert shipped["used_by"] == ["cifar10-resnet on cifar10"]
     assert kept["name"] == path.stem and kept["origin"] == "computed from digits (1797 images)"
     assert kept["layers"] == {"digits-cnn/features": {"dimensions": 64, "count": 1797, "features": 1797}}
     absent = {entry["name"]: entry for entry in entries if entry["state"] == "absent"}
