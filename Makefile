@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint docs digits experiments gpu results bench clean
+.PHONY: demo test quick lint docs digits cifar10 experiments gpu results bench clean
 
 demo: $(VENV)/.installed  ## install, then train, sample, measure and print the table
 	$(BIN)/cmbench run --method cd --nfe 1 2
@@ -26,6 +26,13 @@ docs: $(VENV)/.installed  ## the pages that are made from the code
 digits: $(VENV)/.installed  ## measure again what results/shipped holds for the digits: every method, three seeds
 	$(BIN)/cmbench run --method all --seed 0 1 2 --out results/shipped
 	$(BIN)/cmbench run --method cd pd --nfe 4 --seed 0 1 2 --out results/shipped
+	$(BIN)/cmbench regenerate --out results/shipped
+
+cifar10: $(VENV)/.installed  ## measure again the networks for CIFAR-10 that ship
+	$(BIN)/cmbench run --dataset cifar10 --method cd ect ct pd ddim dpm-solver-fast edm --nfe 1 2 4 10 --out results/shipped
+	$(BIN)/cmbench run --dataset cifar10 --method dpm-solver-2 deis unipc --nfe 10 --out results/shipped
+	$(BIN)/cmbench run --dataset cifar10 --method edm --nfe 35 --out results/shipped
+	$(BIN)/cmbench run --dataset cifar10 --method ddim --nfe 20 --out results/shipped
 	$(BIN)/cmbench regenerate --out results/shipped
 
 experiments: $(VENV)/.installed  ## measure again Figures 3 and 4 and editing on the digits, and with DATA=DIR on MNIST
