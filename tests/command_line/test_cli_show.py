@@ -35,7 +35,7 @@ def test_lists(cmbench, what: str, wanted: set[str]):
 
 def test_list_of_recipes(cmbench):
     rows = json.loads(cmbench("list", "recipes", "--json").out)
-    assert {"data set": "cifar10", "method": "cd", "presets": "smoke, quick, paper, released"} in rows
+    assert {"data set": "cifar10", "method": "cd", "presets": "smoke, quick, gpu, paper, released"} in rows
 
 
 def test_json_is_json_where_colours_are_forced(cmbench, monkeypatch):

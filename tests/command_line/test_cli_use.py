@@ -66,7 +66,7 @@ WRONG = [
         ["run", "--method", "cd", "--nfe", "1", "--dataset", "cifar10", "--data", "/no/such"],
         "nothing at /no/such",
     ),
-    (["run", "--method", "cd", "--nfe", "1", "--dataset", "cifar10", "--offline"], "CIFAR-10"),
+    (["run", "--method", "cd", "--nfe", "1", "--dataset", "mnist", "--offline"], "MNIST"),
     (["run", "--method", "cd", "--nfe", "1", "--preset", "quikc"], "did you mean 'quick'"),
     (["run", "--method", "cd", "--nfe", "1", "--set", "cd.pionts=3"], "did you mean 'points'"),
     (["run", "--method", "cd", "--nfe", "1", "--set", "cd.points"], "key=value"),
