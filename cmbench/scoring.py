@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from cmbench import comparing, environment, records, registry
 from cmbench.data import DatasetSpec, ImageData, open_dataset, open_images
-from cmbench.data.base import Indices, Pixels, Shape
+from cmbench.data.base import Deferred
 from cmbench.errors import CmbenchError, UsageError
 from cmbench.methods import DISTILLATION
 from cmbench.metrics.engine import Engine
@@ -84,28 +85,6 @@ def system(
     return System(name, label, group or OTHERS, reference or "", nfe, seed)
 
 
-@dataclass(frozen=True, eq=False)
-class Absent:
-    """The images of a data set that is not there: whoever wants to read one learns the reason.
-
-    A protocol whose reference is a statistics file needs no more of a data set than its name.
-    """
-
-    shape: Shape
-    reason: CmbenchError
-
-    def __len__(self) -> int:
-        return 0
-
-    def read(self, indices: Indices) -> Pixels:  # noqa: ARG002
-        """Raise the reason."""
-        raise self.reason
-
-    def digest(self) -> bytes:
-        """Raise the reason."""
-        raise self.reason
-
-
 def open_known(name: str, data: Path | None, download: bool, protocol: Protocol) -> ImageData:
     """The data set that samples are compared with, or its name alone where a statistics file stands for it.
 
@@ -117,10 +96,12 @@ def open_known(name: str, data: Path | None, download: bool, protocol: Protocol)
     try:
         # Where a file stands for it, a large data set is used if it is there and not fetched.
         return open_dataset(name, data, download and not by_file)
-    except CmbenchError as error:
+    except CmbenchError:
         if not by_file or data is not None or spec.shape is None:
             raise
-        return ImageData(name, spec.title, Absent(spec.shape, error))
+        # Whoever wants to read an image learns the reason.
+        late = Deferred(spec.shape, 0, None, partial(open_dataset, name, None, download=False))
+        return ImageData(name, spec.title, late)
 
 
 def open_samples(path: Path) -> ImageData:

@@ -87,7 +87,7 @@ class ImageData:
         many to read for this, it is the sorted relative names, the file sizes, and the size resized to.
         """
         if isinstance(self.source, Deferred):
-            return self.source.fingerprint
+            return self.source.fingerprint or self.present().fingerprint
         labels = b"" if self.labels is None else self.labels.astype("<i8").tobytes()
         parts = repr((len(self), *self.shape)).encode(), self.source.digest(), labels
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -147,16 +147,18 @@ class ArraySource:
 
 
 class Deferred:
-    """The images of a data set whose content is known, opened when one is first read: many runs need only its name.
+    """The images of a data set that is opened when one is first read: many runs need no more than its name.
 
     Args:
         shape: C, H, W.
-        count: how many images there are.
-        fingerprint: :attr:`ImageData.fingerprint` of the content.
+        count: how many images there are, 0 where nobody knows.
+        fingerprint: :attr:`ImageData.fingerprint` of the content; None where it is unknown until it is opened.
         load: opens it, with a download if need be.
     """
 
-    def __init__(self, shape: Shape, count: int, fingerprint: str, load: "Callable[[], ImageData]") -> None:
+    def __init__(
+        self, shape: Shape, count: int, fingerprint: str | None, load: "Callable[[], ImageData]"
+    ) -> None:
         self.shape, self.fingerprint = shape, fingerprint
         self._count, self._load = count, load
         self._opened: ImageData | CmbenchError | None = None
@@ -174,7 +176,7 @@ class Deferred:
         if self._opened is None:
             try:
                 opened = self._load()
-                if opened.fingerprint != self.fingerprint:
+                if self.fingerprint not in (None, opened.fingerprint):
                     raise WorkError(
                         f"{opened.title} as found has fingerprint {opened.fingerprint}, not {self.fingerprint}"
                     )
